@@ -1,0 +1,201 @@
+//! Counters and gauges: every queue and every loss has one, named here and nowhere else.
+//!
+//! A metric name is a public interface: `name_unit_total`, labels bounded (camera, reason, kind).
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+macro_rules! metrics {
+    ($($variant:ident => $name:literal, $doc:literal;)*) => {
+        /// Every metric of the daemon.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Metric { $(#[doc = $doc] $variant,)* }
+
+        impl Metric {
+            /// All of them, in order.
+            pub const ALL: &'static [Metric] = &[$(Metric::$variant,)*];
+
+            /// The public name.
+            pub fn name(self) -> &'static str {
+                match self { $(Metric::$variant => $name,)* }
+            }
+
+            /// One line on what it counts.
+            pub fn help(self) -> &'static str {
+                match self { $(Metric::$variant => $doc,)* }
+            }
+        }
+    };
+}
+
+metrics! {
+    CaptureUnits => "capture_units_total", "Access units received, by camera.";
+    CaptureBytes => "capture_bytes_total", "Bytes of access units received, by camera.";
+    CaptureUnitsDropped => "capture_units_dropped_total", "Access units dropped before decoding, by camera and reason (queue_full, too_old, awaiting_key).";
+    CapturePacketsLost => "capture_packets_lost_total", "RTP packets lost on the way, by camera.";
+    CaptureSessions => "capture_sessions_total", "Capture sessions begun, by camera.";
+    CaptureFailures => "capture_failures_total", "Capture sessions that ended in an error, by camera and reason.";
+    DecodeFrames => "decode_frames_total", "Pictures decoded, by camera.";
+    DecodeErrors => "decode_errors_total", "Access units the decoder refused, by camera.";
+    DecodeRebuilds => "decode_rebuilds_total", "Decoders rebuilt after errors or a panic, by camera.";
+    DecodeBusyMicros => "decode_busy_microseconds_total", "Time spent decoding, by camera.";
+    FramesSampled => "frames_sampled_total", "Pictures taken at analyse_fps, by camera.";
+    FramesStill => "frames_still_total", "Sampled pictures not analysed because nothing moved, by camera.";
+    FramesReplaced => "frames_replaced_total", "Pictures replaced on the frame board by a newer one before a worker took them, by camera.";
+    DetectFrames => "detect_frames_total", "Pictures analysed, by camera.";
+    DetectErrors => "detect_errors_total", "Pictures lost to an inference error, by camera.";
+    DetectBusyMicros => "detect_busy_microseconds_total", "Time spent in pre-processing, inference and post-processing.";
+    DetectionsQueued => "detections_queued", "Gauge: analysed pictures waiting for track and rules.";
+    FindingChanges => "finding_changes_total", "Finding revisions decided, by phase.";
+    EvidenceStills => "evidence_stills_total", "Deciding frames kept as JPEG.";
+    EvidenceFailures => "evidence_failures_total", "Deciding frames that could not be kept, by reason.";
+    EvidenceRemoved => "evidence_removed_total", "Stills removed to stay within the byte budget.";
+    StoreWaitMicros => "store_wait_microseconds_total", "Time rules waited for the store to commit.";
+    StoreRecords => "store_records_total", "Records committed.";
+    StoreFailures => "store_failures_total", "Commits that failed and were tried again.";
+    OutboxRecords => "outbox_records", "Gauge: records not yet acknowledged.";
+    OutboxBytes => "outbox_bytes", "Gauge: payload bytes not yet acknowledged.";
+    OutboxOldestSeconds => "outbox_oldest_seconds", "Gauge: age of the oldest record not yet acknowledged.";
+    OutboxParked => "outbox_parked", "Gauge: records the broker refused for good.";
+    UplinkConnections => "uplink_connections_total", "Connections to the broker that were accepted.";
+    UplinkPublished => "uplink_published_total", "Records handed to the broker, repeats included.";
+    UplinkAcked => "uplink_acked_total", "Records acknowledged.";
+    UplinkRefused => "uplink_refused_total", "PubAcks that were no delivery, by reason code.";
+    UplinkTelemetryDropped => "uplink_telemetry_dropped_total", "Telemetry messages not sent because the line was busy.";
+}
+
+/// A counter or gauge; clones share the value.
+#[derive(Clone, Debug, Default)]
+pub struct Counter(Arc<AtomicU64>);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// The value.
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+type Key = (Metric, Vec<(&'static str, String)>);
+
+/// The site's registry. Clones share it; counters are created on first use.
+#[derive(Clone, Default)]
+pub struct Metrics(Arc<Mutex<BTreeMap<Key, Counter>>>);
+
+/// One value of the registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Which metric.
+    pub metric: Metric,
+    /// Its labels in the order they were given.
+    pub labels: Vec<(&'static str, String)>,
+    /// The value now.
+    pub value: u64,
+}
+
+impl Sample {
+    /// `name{label="value"}` as Prometheus writes it.
+    pub fn key(&self) -> String {
+        use fmt::Write as _;
+        let mut s = self.metric.name().to_owned();
+        for (i, (k, v)) in self.labels.iter().enumerate() {
+            let _infallible = write!(s, "{}{k}=\"{v}\"", if i == 0 { '{' } else { ',' });
+        }
+        if !self.labels.is_empty() {
+            s.push('}');
+        }
+        s
+    }
+}
+
+impl Metrics {
+    /// The counter of `metric` with these labels. Keep it: the lookup takes a lock.
+    pub fn counter(&self, metric: Metric, labels: &[(&'static str, &str)]) -> Counter {
+        let key = (
+            metric,
+            labels.iter().map(|(k, v)| (*k, (*v).to_owned())).collect(),
+        );
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(key)
+            .or_default()
+            .clone()
+    }
+
+    /// All values, in a stable order.
+    pub fn samples(&self) -> Vec<Sample> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sample = |((metric, labels), c): (&Key, &Counter)| Sample {
+            metric: *metric,
+            labels: labels.clone(),
+            value: c.value(),
+        };
+        all.iter().map(sample).collect()
+    }
+
+    /// The sum of `metric` over all labels.
+    pub fn total(&self, metric: Metric) -> u64 {
+        self.samples()
+            .iter()
+            .filter(|s| s.metric == metric)
+            .map(|s| s.value)
+            .sum()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map()
+            .entries(self.samples().iter().map(|s| (s.key(), s.value)))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_with_the_same_labels_are_one() {
+        let m = Metrics::default();
+        m.counter(Metric::DecodeFrames, &[("camera", "wok")]).add(2);
+        m.counter(Metric::DecodeFrames, &[("camera", "wok")]).add(3);
+        m.counter(Metric::DecodeFrames, &[("camera", "sink")])
+            .add(1);
+        assert_eq!(m.total(Metric::DecodeFrames), 6);
+        let keys: Vec<_> = m.samples().iter().map(|s| (s.key(), s.value)).collect();
+        assert_eq!(
+            keys,
+            [
+                ("decode_frames_total{camera=\"sink\"}".to_owned(), 1),
+                ("decode_frames_total{camera=\"wok\"}".to_owned(), 5)
+            ]
+        );
+    }
+
+    #[test]
+    fn metric_names_are_unique_and_counters_end_in_total() {
+        let mut names: Vec<_> = Metric::ALL.iter().map(|m| m.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Metric::ALL.len());
+        for m in Metric::ALL {
+            assert!(
+                m.name().ends_with("_total") != m.help().starts_with("Gauge"),
+                "{}",
+                m.name()
+            );
+        }
+    }
+}

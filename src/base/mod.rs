@@ -1,0 +1,11 @@
+//! Words and clocks every stage shares: ids, time, geometry, back-off, counters, secrets, heartbeats.
+//!
+//! What must not be here: I/O other than reading a clock or a secret file, and anything that knows
+//! of cameras, models, rules or brokers. `base` imports nothing of ours.
+pub mod backoff;
+pub mod geometry;
+pub mod heartbeat;
+pub mod ids;
+pub mod metrics;
+pub mod secret;
+pub mod time;

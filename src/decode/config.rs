@@ -1,0 +1,41 @@
+//! What a camera's decoding needs to be told.
+use std::time::Duration;
+
+/// One camera's decoding, sampling and motion gate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecodeConfig {
+    /// Pictures per second that go on to detection, `0.1..=30`.
+    pub analyse_fps: f32,
+    /// `None`: every sampled picture is analysed.
+    pub motion: Option<MotionConfig>,
+}
+
+/// When a sampled picture counts as still and is not analysed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MotionConfig {
+    /// Share of the picture's cells that must change, `0.0..=1.0`.
+    pub min_area: f32,
+    /// After motion, pictures go on for this long.
+    pub hold: Duration,
+    /// A still picture goes on at least this often, so that "nothing there" is seen, not assumed.
+    pub refresh: Duration,
+}
+
+impl Default for MotionConfig {
+    fn default() -> Self {
+        Self {
+            min_area: 0.002,
+            hold: Duration::from_secs(3),
+            refresh: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Default for DecodeConfig {
+    fn default() -> Self {
+        Self {
+            analyse_fps: 4.0,
+            motion: Some(MotionConfig::default()),
+        }
+    }
+}

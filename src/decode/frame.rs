@@ -1,0 +1,62 @@
+//! What decode hands to detect: one decoded picture.
+use crate::base::geometry::SizePx;
+use crate::base::ids::CameraIx;
+use crate::base::time::{FrameStamp, MonoMicros};
+
+/// How luma and chroma become RGB.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum YuvMatrix {
+    /// ITU-R BT.601: standard definition, and what most cameras mean when they say nothing.
+    #[default]
+    Bt601,
+    /// ITU-R BT.709: high definition.
+    Bt709,
+}
+
+/// One decoded picture in planar YUV 4:2:0, 8 bits, without padding between rows.
+///
+/// Layout of `pixels`: `width x height` bytes of Y, then `ceil(w/2) x ceil(h/2)` of U, then of V.
+#[derive(Clone)]
+pub struct Frame {
+    /// Whose picture.
+    pub camera: CameraIx,
+    /// When it was received.
+    pub stamp: FrameStamp,
+    /// Its size.
+    pub size: SizePx,
+    /// Y spans 0..=255 if set, else 16..=235.
+    pub full_range: bool,
+    /// Which matrix turns it into RGB.
+    pub matrix: YuvMatrix,
+    /// The three planes.
+    pub pixels: Vec<u8>,
+    /// When decoding ended; `stamp.received` to here is the decode latency.
+    pub decoded: MonoMicros,
+}
+
+impl Frame {
+    /// Bytes that `pixels` must have for `size`.
+    pub fn byte_len(size: SizePx) -> usize {
+        let (w, h) = (size.width_px as usize, size.height_px as usize);
+        w * h + 2 * w.div_ceil(2) * h.div_ceil(2)
+    }
+
+    /// The planes Y, U and V.
+    pub fn planes(&self) -> [&[u8]; 3] {
+        let (w, h) = (self.size.width_px as usize, self.size.height_px as usize);
+        let (luma, rest) = self.pixels.split_at(w * h);
+        let (u, v) = rest.split_at(w.div_ceil(2) * h.div_ceil(2));
+        [luma, u, v]
+    }
+}
+
+impl std::fmt::Debug for Frame {
+    /// Everything but the pixels.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Frame")
+            .field("camera", &self.camera.0)
+            .field("stamp", &self.stamp)
+            .field("size", &self.size)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,4 @@
+//! Findings → evidence.
+mod config;
+
+pub use config::EvidenceConfig;

@@ -1,0 +1,80 @@
+//! What rules hand on: findings as they open, change and close.
+use uuid::Uuid;
+
+use crate::base::geometry::NormRect;
+use crate::base::ids::{CameraIx, ClassId, RuleIx};
+use crate::base::time::{FrameStamp, UtcMicros};
+use crate::track::TrackId;
+
+/// Where a finding is in its life. Closed is final.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Revision 1.
+    Opened,
+    /// It goes on; sent at most once per `update_ms` of the rule.
+    Updated,
+    /// Not seen for the rule's `clear_ms` of watched time.
+    Closed,
+}
+
+/// One object of a finding in the deciding picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FindingObject {
+    /// What it shows.
+    pub class: ClassId,
+    /// Its score in the deciding picture.
+    pub score: f32,
+    /// Where it is.
+    pub rect: NormRect,
+    /// Which track.
+    pub track: TrackId,
+}
+
+/// One revision of a finding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FindingChange {
+    /// UUID v7, the same for all revisions of one incident. Derived from what it is about (site
+    /// seed, camera, rule, moment), so that a replay of the same pictures gives the same id.
+    pub finding: Uuid,
+    /// 1, 2, 3 … without gaps.
+    pub revision: u32,
+    /// See [`Phase`].
+    pub phase: Phase,
+    /// Which rule decided.
+    pub rule: RuleIx,
+    /// Which camera.
+    pub camera: CameraIx,
+    /// Receipt of the first picture of the incident.
+    pub first_seen: UtcMicros,
+    /// Receipt of the newest picture that showed it.
+    pub last_seen: UtcMicros,
+    /// Receipt of the picture that closed it.
+    pub closed_at: Option<UtcMicros>,
+    /// Pictures that showed it.
+    pub samples: u32,
+    /// The scores in the deciding track's window, oldest first: what the median gate saw.
+    pub scores: Vec<f32>,
+    /// What was seen in the newest picture that showed it, highest score first.
+    pub objects: Vec<FindingObject>,
+    /// The picture that decided this revision.
+    pub stamp: FrameStamp,
+}
+
+/// What is needed to go on with an open finding after a restart; the ledger keeps it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OpenFinding {
+    /// As in [`FindingChange`].
+    pub finding: Uuid,
+    /// The newest revision.
+    pub revision: u32,
+    /// Which rule.
+    pub rule: RuleIx,
+    /// Which camera.
+    pub camera: CameraIx,
+    /// As in [`FindingChange`].
+    pub first_seen: UtcMicros,
+    /// As in [`FindingChange`].
+    pub last_seen: UtcMicros,
+    /// As in [`FindingChange`].
+    pub samples: u32,
+}

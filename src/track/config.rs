@@ -1,0 +1,29 @@
+//! What tracking needs to be told.
+
+/// Two-threshold association (ByteTrack, Zhang et al. 2022, <https://arxiv.org/abs/2110.06864>).
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrackConfig {
+    /// Detections at or above begin tracks and are matched first, `0.0..=1.0`.
+    pub score_high: f32,
+    /// Detections from here to `score_high` only keep tracks alive, `0.0..=score_high`.
+    pub score_low: f32,
+    /// Least overlap of a detection with a track's predicted box, `0.0..=1.0`. Low because a few
+    /// pictures a second leave people time to move.
+    pub match_iou: f32,
+    /// Pictures that must show an object before it counts, at least 1.
+    pub confirm_hits: u32,
+    /// A track not seen for this long ends, in milliseconds.
+    pub lost_ms: u64,
+}
+
+impl Default for TrackConfig {
+    fn default() -> Self {
+        Self {
+            score_high: 0.4,
+            score_low: 0.1,
+            match_iou: 0.15,
+            confirm_hits: 2,
+            lost_ms: 2500,
+        }
+    }
+}

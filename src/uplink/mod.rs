@@ -1,0 +1,4 @@
+//! Findings → broker, durably.
+mod config;
+
+pub use config::{AckBy, SiteIdentity, TlsConfig, UplinkConfig};
