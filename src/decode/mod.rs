@@ -1,6 +1,19 @@
-//! Access units → frames.
+//! Access units → frames, one OS thread per camera.
+//!
+//! ```text
+//! unit_queue (q1) ──> camera::DecodeThread: ffmpeg → sampler → motion gate ──> board (q2)
+//! ```
+//! What must not be here: models, and colour conversion of pictures nobody will look at.
+mod board;
+mod camera;
 mod config;
+mod ffmpeg;
 mod frame;
+mod motion;
 
+pub use board::{Claim, FrameBoard, NoFrame, Posted};
+pub use camera::{DecodeHealth, DecodeThread, FAILURE_LIMIT, FAILURE_WINDOW, REST};
 pub use config::{DecodeConfig, MotionConfig};
+pub use ffmpeg::{Clips, DecodeError, Decoder, Picture};
 pub use frame::{Frame, YuvMatrix};
+pub use motion::MotionDetector;

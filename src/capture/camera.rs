@@ -1,0 +1,272 @@
+//! One camera's capture task: opens sessions for ever, hands access units on, says how it goes.
+//!
+//! Runs on tokio. It never waits for the decoder (a live socket is always drained), backs off
+//! between sessions, and ends only when told to stop or when a file that does not repeat is over.
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::source::{CaptureError, Source, SourceOpener, SourceUnit};
+use super::unit::{AccessUnit, StreamInfo};
+use super::unit_queue::{Offered, UnitSender};
+use crate::base::backoff::Backoff;
+use crate::base::heartbeat::Heartbeat;
+use crate::base::ids::{CameraId, CameraIx};
+use crate::base::metrics::{Counter, Metric, Metrics};
+use crate::base::time::{FrameStamp, SharedClock, UtcMicros};
+
+/// Wait after a refused login: faster retries lock accounts (seen with Hikvision and Dahua, whose
+/// default is a lock after five to seven failures).
+pub const UNAUTHORISED_WAIT: Duration = Duration::from_secs(300);
+/// First and longest wait after any other failure.
+pub const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// A session that played this long counts as a success: the next wait is short again.
+const HEALTHY_AFTER: Duration = Duration::from_secs(10);
+
+/// How a camera's capture is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CaptureState {
+    /// A session is being opened.
+    Connecting,
+    /// Pictures come.
+    Online,
+    /// 401 or 403; tried again after [`UNAUTHORISED_WAIT`].
+    Unauthorised,
+    /// Not reachable, silent, or lost.
+    Offline,
+    /// Reachable, but there is no video we can decode.
+    NoVideo,
+    /// A file that does not repeat is over.
+    Ended,
+}
+
+/// The newest word on a camera's capture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaptureHealth {
+    /// See [`CaptureState`].
+    pub state: CaptureState,
+    /// Since when, in UTC.
+    pub since: UtcMicros,
+    /// Why, for people; empty while online.
+    pub detail: String,
+    /// What the source said of its video, from the newest session that opened.
+    pub info: Option<StreamInfo>,
+}
+
+impl CaptureHealth {
+    /// Before the first session.
+    pub fn starting(now: UtcMicros) -> Self {
+        Self {
+            state: CaptureState::Connecting,
+            since: now,
+            detail: String::new(),
+            info: None,
+        }
+    }
+}
+
+/// Everything one camera's task owns.
+pub struct CameraTask {
+    /// Index in the site.
+    pub camera: CameraIx,
+    /// Name, for logs and metrics.
+    pub id: CameraId,
+    /// Who opens sessions.
+    pub opener: Arc<dyn SourceOpener>,
+    /// Where units go.
+    pub units: UnitSender,
+    /// Where health goes.
+    pub health: watch::Sender<CaptureHealth>,
+    /// The site's metrics.
+    pub metrics: Metrics,
+    /// The site's clock.
+    pub clock: SharedClock,
+    /// Beaten at least every [`CameraTask::BEAT`] while alive, whatever the camera does.
+    pub heartbeat: Heartbeat,
+    /// Told to stop.
+    pub stop: CancellationToken,
+}
+
+struct Progress {
+    seq: u64,
+    session: u32,
+    units: Counter,
+    bytes: Counter,
+    lost: Counter,
+}
+
+enum SessionEnd {
+    Stopped,
+    FileOver,
+    DecoderGone,
+    Failed(CaptureError),
+}
+
+impl CameraTask {
+    /// Longest time between two beats.
+    pub const BEAT: Duration = Duration::from_secs(5);
+
+    /// Runs until stopped or the file is over.
+    pub async fn run(self) {
+        let labels = [("camera", self.id.as_str())];
+        let sessions = self.metrics.counter(Metric::CaptureSessions, &labels);
+        let mut progress = Progress {
+            seq: 0,
+            session: 0,
+            units: self.metrics.counter(Metric::CaptureUnits, &labels),
+            bytes: self.metrics.counter(Metric::CaptureBytes, &labels),
+            lost: self.metrics.counter(Metric::CapturePacketsLost, &labels),
+        };
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        loop {
+            let begun = self.clock.mono();
+            let end = match self.while_beating(self.opener.open()).await {
+                None => SessionEnd::Stopped,
+                Some(Err(e)) => SessionEnd::Failed(e),
+                Some(Ok(source)) => {
+                    sessions.add(1);
+                    progress.session = progress.session.wrapping_add(1);
+                    self.play(source, &mut progress).await
+                }
+            };
+            let error = match end {
+                SessionEnd::Stopped | SessionEnd::DecoderGone => return,
+                SessionEnd::FileOver => {
+                    self.report(CaptureState::Ended, "the file is over");
+                    return;
+                }
+                SessionEnd::Failed(error) => error,
+            };
+            if self.clock.mono().since(begun) > HEALTHY_AFTER {
+                backoff.reset();
+            }
+            self.note_failure(&error);
+            let wait = match error {
+                CaptureError::Unauthorised { .. } => UNAUTHORISED_WAIT,
+                _ => backoff.next_wait(),
+            };
+            let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            tracing::warn!(camera = %self.id, err = %error, attempt = backoff.attempt(), backoff_ms = wait_ms, "camera lost");
+            if self.while_beating(tokio::time::sleep(wait)).await.is_none() {
+                return;
+            }
+            // "Connecting" is told of a first attempt only: a camera that stays away is offline
+            // between attempts too, and its status should not flap.
+        }
+    }
+
+    /// `work`, unless told to stop first; beats meanwhile.
+    async fn while_beating<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        let mut beat = tokio::time::interval(Self::BEAT);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return None,
+                done = &mut work => return Some(done),
+                _ = beat.tick() => self.heartbeat.beat(),
+            }
+        }
+    }
+
+    async fn play(&self, mut source: Box<dyn Source>, progress: &mut Progress) -> SessionEnd {
+        let codec = source.info().codec;
+        self.health.send_modify(|h| h.info = Some(source.info()));
+        self.units.await_key();
+        let end = loop {
+            let unit = match self.while_beating(source.next()).await {
+                None => break SessionEnd::Stopped,
+                Some(Err(e)) => break SessionEnd::Failed(e),
+                Some(Ok(None)) => break SessionEnd::FileOver,
+                Some(Ok(Some(unit))) => unit,
+            };
+            self.report(CaptureState::Online, "");
+            if self
+                .health
+                .borrow()
+                .info
+                .as_ref()
+                .is_some_and(|i| i.size.is_none())
+            {
+                // Some cameras send parameter sets in the stream only.
+                self.health.send_modify(|h| h.info = Some(source.info()));
+            }
+            let unit = self.stamped(unit, codec, progress);
+            let offered = if source.can_wait() {
+                match self.while_beating(self.units.offer_waiting(unit)).await {
+                    None => break SessionEnd::Stopped,
+                    Some(offered) => offered,
+                }
+            } else {
+                self.units.offer(unit)
+            };
+            if offered == Offered::Closed {
+                break SessionEnd::DecoderGone;
+            }
+        };
+        source.close().await;
+        end
+    }
+
+    fn stamped(
+        &self,
+        unit: SourceUnit,
+        codec: super::Codec,
+        progress: &mut Progress,
+    ) -> AccessUnit {
+        progress.seq += 1;
+        progress.units.add(1);
+        progress.bytes.add(unit.data.len() as u64);
+        if unit.packets_lost > 0 {
+            progress.lost.add(u64::from(unit.packets_lost));
+            // A picture with a hole decodes to smears, and smears look like things. Wait for the
+            // next picture that stands alone.
+            self.units.await_key();
+        }
+        AccessUnit {
+            camera: self.camera,
+            stamp: FrameStamp {
+                seq: progress.seq,
+                session: progress.session,
+                pts: unit.pts,
+                received: unit.received,
+                received_utc: unit.received_utc,
+            },
+            codec,
+            is_key: unit.is_key,
+            is_disposable: unit.is_disposable,
+            packets_lost: unit.packets_lost,
+            data: unit.data,
+        }
+    }
+
+    fn note_failure(&self, error: &CaptureError) {
+        let labels = [("camera", self.id.as_str()), ("reason", error.reason())];
+        self.metrics
+            .counter(Metric::CaptureFailures, &labels)
+            .add(1);
+        let state = match error {
+            CaptureError::Unauthorised { .. } => CaptureState::Unauthorised,
+            CaptureError::NoVideo(_) => CaptureState::NoVideo,
+            _ => CaptureState::Offline,
+        };
+        self.report(state, &error.to_string());
+    }
+
+    fn report(&self, state: CaptureState, detail: &str) {
+        self.health.send_if_modified(|h| {
+            let changed = h.state != state || h.detail != detail;
+            if h.state != state {
+                h.since = self.clock.utc();
+                tracing::info!(camera = %self.id, from = ?h.state, to = ?state, "camera state");
+            }
+            if changed {
+                h.state = state;
+                detail.clone_into(&mut h.detail);
+            }
+            changed
+        });
+    }
+}

@@ -1,0 +1,207 @@
+//! Recorded clips as cameras.
+//!
+//! Demultiplexing is done by whoever implements [`OpenContainer`] (libavformat, named in one file of
+//! `decode`); here is only the pace. Reading is blocking, so it has a thread of its own.
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::config::Pace;
+use super::source::{CaptureError, Source, SourceOpener, SourceUnit};
+use super::unit::StreamInfo;
+use crate::base::time::{Pts90k, SharedClock};
+
+/// One packet of a clip's video track, in decode order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerUnit {
+    /// Annex B, parameter sets before each key unit.
+    pub data: Bytes,
+    /// When it is shown, from the beginning of the clip.
+    pub pts: Pts90k,
+    /// When it is to be decoded; never above `pts` by more than rounding.
+    pub dts: Pts90k,
+    /// See [`super::AccessUnit::is_key`].
+    pub is_key: bool,
+    /// See [`super::AccessUnit::is_disposable`].
+    pub is_disposable: bool,
+}
+
+/// An open clip. Blocking.
+pub trait Container: Send {
+    /// What its video track is.
+    fn info(&self) -> StreamInfo;
+
+    /// The next unit; `None` at the end.
+    ///
+    /// # Errors
+    /// [`CaptureError::File`] when the rest cannot be read.
+    fn next_unit(&mut self) -> Result<Option<ContainerUnit>, CaptureError>;
+}
+
+/// Opens clips. Blocking.
+pub trait OpenContainer: Send + Sync {
+    /// Opens the clip at `path`.
+    ///
+    /// # Errors
+    /// [`CaptureError::File`] if it cannot be read, [`CaptureError::NoVideo`] if it holds no H.264
+    /// or H.265.
+    fn open(&self, path: &Path) -> Result<Box<dyn Container>, CaptureError>;
+}
+
+/// Opens one clip as a camera.
+pub struct FileOpener {
+    /// Which clip.
+    pub path: PathBuf,
+    /// How fast.
+    pub pace: Pace,
+    /// Begin again at its end.
+    pub repeat: bool,
+    /// Who reads containers.
+    pub container: Arc<dyn OpenContainer>,
+    /// The site's clock.
+    pub clock: SharedClock,
+}
+
+struct FileSource {
+    units: mpsc::Receiver<Result<ContainerUnit, CaptureError>>,
+    info: StreamInfo,
+    pace: Pace,
+    begun: Option<(Instant, i64)>,
+    /// Read from the thread but not due yet: keeps `next` safe to cancel.
+    pending: Option<ContainerUnit>,
+    clock: SharedClock,
+}
+
+/// Reads the clip, again and again if it repeats, with timestamps that run on. A clip that gives no
+/// unit at all ends, repeating or not: it would spin for ever.
+fn read_clip(
+    opener: &dyn OpenContainer,
+    path: &Path,
+    mut clip: Box<dyn Container>,
+    repeat: bool,
+    out: &mpsc::Sender<Result<ContainerUnit, CaptureError>>,
+) {
+    let mut shift = 0;
+    loop {
+        let (mut last, mut step, mut units) = (0, 3600, 0u64);
+        let failed = loop {
+            match clip.next_unit() {
+                Ok(Some(mut unit)) => {
+                    step = (unit.dts.0 - last).clamp(1, 90_000);
+                    last = unit.dts.0;
+                    units += 1;
+                    unit.pts.0 += shift;
+                    unit.dts.0 += shift;
+                    if out.blocking_send(Ok(unit)).is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => break None,
+                Err(e) => break Some(e),
+            }
+        };
+        if let Some(e) = failed {
+            // The receiver may be gone; then nobody needs the reason.
+            drop(out.blocking_send(Err(e)));
+            return;
+        }
+        if !repeat || units == 0 {
+            return;
+        }
+        shift += last + step;
+        match opener.open(path) {
+            Ok(again) => clip = again,
+            Err(e) => {
+                drop(out.blocking_send(Err(e)));
+                return;
+            }
+        }
+    }
+}
+
+impl SourceOpener for FileOpener {
+    fn open(&self) -> BoxFuture<'_, Result<Box<dyn Source>, CaptureError>> {
+        Box::pin(async move {
+            let (units_tx, units) = mpsc::channel(8);
+            let (opened_tx, opened) = tokio::sync::oneshot::channel();
+            let (path, repeat, container) =
+                (self.path.clone(), self.repeat, self.container.clone());
+            let file_error = |why: String| CaptureError::File {
+                path: self.path.display().to_string(),
+                why,
+            };
+            std::thread::Builder::new()
+                .name("file".to_owned())
+                .spawn(move || match container.open(&path) {
+                    Ok(clip) => {
+                        if opened_tx.send(Ok(clip.info())).is_ok() {
+                            read_clip(&*container, &path, clip, repeat, &units_tx);
+                        }
+                    }
+                    // The opener may have been cancelled; then nobody needs the reason.
+                    Err(e) => drop(opened_tx.send(Err(e))),
+                })
+                .map_err(|e| file_error(format!("no thread to read it: {e}")))?;
+            let info = opened
+                .await
+                .map_err(|_| file_error("its reader ended".to_owned()))??;
+            let (pace, clock) = (self.pace, self.clock.clone());
+            let source = FileSource {
+                units,
+                info,
+                pace,
+                begun: None,
+                pending: None,
+                clock,
+            };
+            Ok(Box::new(source) as Box<dyn Source>)
+        })
+    }
+}
+
+impl Source for FileSource {
+    fn info(&self) -> StreamInfo {
+        self.info.clone()
+    }
+
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<SourceUnit>, CaptureError>> {
+        Box::pin(async move {
+            if self.pending.is_none() {
+                self.pending = match self.units.recv().await {
+                    None => return Ok(None),
+                    Some(unit) => Some(unit?),
+                };
+            }
+            if let (Pace::RealTime, Some(unit)) = (self.pace, &self.pending) {
+                let (start, first) = *self
+                    .begun
+                    .get_or_insert_with(|| (Instant::now(), unit.dts.0));
+                let due_us = u64::try_from(unit.dts.0 - first).unwrap_or(0) * 100 / 9;
+                tokio::time::sleep_until(start + Duration::from_micros(due_us)).await;
+            }
+            Ok(self.pending.take().map(|unit| SourceUnit {
+                data: unit.data,
+                pts: unit.pts,
+                received: self.clock.mono(),
+                received_utc: self.clock.utc(),
+                is_key: unit.is_key,
+                is_disposable: unit.is_disposable,
+                packets_lost: 0,
+            }))
+        })
+    }
+
+    fn can_wait(&self) -> bool {
+        self.pace == Pace::Fastest
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        // Dropping the receiver ends the thread at its next unit.
+        Box::pin(async {})
+    }
+}

@@ -1,0 +1,377 @@
+//! libavcodec, libavformat and libswscale: the only file that names them, and the only `unsafe`.
+//!
+//! Decoding is single-threaded per camera: with several cameras the cores are shared by cameras,
+//! which costs less than slices or frame threads inside one, and a stuck decoder is one thread.
+#![allow(unsafe_code)]
+use std::path::Path;
+use std::sync::Once;
+
+use ffmpeg_next as ff;
+use ffmpeg_next::format::Pixel;
+use ffmpeg_next::software::scaling;
+
+use super::frame::{Frame, YuvMatrix};
+use crate::base::geometry::SizePx;
+use crate::base::time::Pts90k;
+use crate::capture::nal::{LengthPrefixed, classify};
+use crate::capture::{CaptureError, Codec, Container, ContainerUnit, OpenContainer, StreamInfo};
+
+/// Why an access unit gave no picture.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// The library has no decoder for this codec: nothing on this machine will help.
+    #[error("libavcodec has no {0} decoder")]
+    NoDecoder(&'static str),
+    /// The decoder refused the data; the next key unit may do better.
+    #[error("the decoder refused the picture: {0}")]
+    Refused(String),
+    /// The picture came out in a form that could not be converted.
+    #[error("no conversion of {from} pictures: {why}")]
+    Conversion {
+        /// Pixel format.
+        from: String,
+        /// libswscale's reason.
+        why: String,
+    },
+}
+
+fn init() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // Registers nothing since FFmpeg 4; it fails only when out of memory.
+        if let Err(e) = ff::init() {
+            tracing::error!(err = %e, "ffmpeg did not start");
+        }
+        // Its own log goes to stderr past our format; what matters comes back as errors.
+        ff::util::log::set_level(ff::util::log::Level::Fatal);
+    });
+}
+
+fn codec_id(codec: Codec) -> ff::codec::Id {
+    match codec {
+        Codec::H264 => ff::codec::Id::H264,
+        Codec::H265 => ff::codec::Id::HEVC,
+    }
+}
+
+/// One camera's decoder. Access units in, pictures out in order of presentation.
+pub struct Decoder {
+    inner: ff::decoder::Video,
+    picture: ff::frame::Video,
+    to_i420: Option<(ScalerKey, scaling::Context, ff::frame::Video)>,
+}
+
+type ScalerKey = (Pixel, u32, u32);
+
+// SAFETY: libswscale's context is owned by this value alone and holds no thread-local state; it is
+// only ever used through `&mut self`, so moving it to another thread is sound. The other fields are
+// `Send` already.
+unsafe impl Send for Decoder {}
+
+impl std::fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Decoder")
+    }
+}
+
+/// A decoded picture before anyone has decided whether it is worth copying.
+pub struct Picture<'d> {
+    decoder: &'d mut Decoder,
+    /// The tag given to [`Decoder::send`] with the unit that held it.
+    pub tag: i64,
+    /// Its size.
+    pub size: SizePx,
+}
+
+impl Decoder {
+    /// A decoder for `codec`.
+    ///
+    /// # Errors
+    /// [`DecodeError::NoDecoder`] if the library was built without it.
+    pub fn new(codec: Codec) -> Result<Self, DecodeError> {
+        init();
+        let found =
+            ff::decoder::find(codec_id(codec)).ok_or(DecodeError::NoDecoder(codec.name()))?;
+        let mut context = ff::codec::Context::new_with_codec(found);
+        context.set_threading(ff::threading::Config {
+            kind: ff::threading::Type::None,
+            count: 1,
+            ..ff::threading::Config::default()
+        });
+        let refused = |e: ff::Error| DecodeError::Refused(e.to_string());
+        let inner = context
+            .decoder()
+            .open_as(found)
+            .and_then(ff::decoder::Opened::video)
+            .map_err(refused)?;
+        Ok(Self {
+            inner,
+            picture: ff::frame::Video::empty(),
+            to_i420: None,
+        })
+    }
+
+    /// Hands over one access unit (Annex B). `tag` comes back with its picture. Call
+    /// [`Decoder::picture`] until it gives none before sending the next.
+    ///
+    /// # Errors
+    /// [`DecodeError::Refused`]; the decoder should be rebuilt at the next key unit.
+    pub fn send(&mut self, annex_b: &[u8], tag: i64) -> Result<(), DecodeError> {
+        if annex_b.is_empty() {
+            return Ok(());
+        }
+        // The copy has the padding behind it that the bitstream reader may read into.
+        let mut packet = ff::Packet::copy(annex_b);
+        packet.set_pts(Some(tag));
+        packet.set_dts(Some(tag));
+        self.inner
+            .send_packet(&packet)
+            .map_err(|e| DecodeError::Refused(e.to_string()))
+    }
+
+    /// No more units follow: pictures held back for reordering come out now.
+    ///
+    /// # Errors
+    /// [`DecodeError::Refused`].
+    pub fn finish(&mut self) -> Result<(), DecodeError> {
+        self.inner
+            .send_eof()
+            .map_err(|e| DecodeError::Refused(e.to_string()))
+    }
+
+    /// The next picture, if one is ready.
+    ///
+    /// # Errors
+    /// [`DecodeError::Refused`] for damaged data found late.
+    pub fn picture(&mut self) -> Result<Option<Picture<'_>>, DecodeError> {
+        match self.inner.receive_frame(&mut self.picture) {
+            Ok(()) => {
+                let size = SizePx {
+                    width_px: self.picture.width(),
+                    height_px: self.picture.height(),
+                };
+                let tag = self
+                    .picture
+                    .pts()
+                    .or(self.picture.timestamp())
+                    .unwrap_or_default();
+                Ok(Some(Picture {
+                    decoder: self,
+                    tag,
+                    size,
+                }))
+            }
+            Err(ff::Error::Eof) => Ok(None),
+            Err(ff::Error::Other { errno }) if errno == ff::error::EAGAIN => Ok(None),
+            Err(e) => Err(DecodeError::Refused(e.to_string())),
+        }
+    }
+}
+
+impl Picture<'_> {
+    /// Copies the picture's luma rows to `row`, without conversion: for the motion gate.
+    pub fn luma_rows(&self, every: usize, mut row: impl FnMut(&[u8])) {
+        let p = &self.decoder.picture;
+        // Every 8-bit format of libavcodec's H.264 and H.265 decoders has luma in plane 0.
+        let (data, stride, width) = (p.data(0), p.stride(0), p.width() as usize);
+        for y in (0..p.height() as usize).step_by(every.max(1)) {
+            row(&data[y * stride..y * stride + width]);
+        }
+    }
+
+    /// Whether plane 0 holds one byte of luma per pixel.
+    pub fn has_8_bit_luma(&self) -> bool {
+        matches!(
+            self.decoder.picture.format(),
+            Pixel::YUV420P
+                | Pixel::YUVJ420P
+                | Pixel::YUV422P
+                | Pixel::YUVJ422P
+                | Pixel::YUV444P
+                | Pixel::YUVJ444P
+                | Pixel::GRAY8
+                | Pixel::NV12
+        )
+    }
+
+    /// Copies the picture into `frame.pixels` as planar 4:2:0 and sets size, range and matrix; the
+    /// rest of `frame` is left alone. The buffer is reused if it is large enough.
+    ///
+    /// # Errors
+    /// [`DecodeError::Conversion`] for pixel formats libswscale cannot turn into 4:2:0.
+    pub fn copy_into(self, frame: &mut Frame) -> Result<(), DecodeError> {
+        use ff::util::color::{Range, Space};
+        let Decoder {
+            picture, to_i420, ..
+        } = self.decoder;
+        let format = picture.format();
+        let size = self.size;
+        let jpeg = matches!(format, Pixel::YUVJ420P | Pixel::YUVJ422P | Pixel::YUVJ444P);
+        frame.full_range = jpeg || picture.color_range() == Range::JPEG;
+        frame.matrix = match picture.color_space() {
+            Space::BT709 => YuvMatrix::Bt709,
+            _ => YuvMatrix::Bt601,
+        };
+        frame.size = size;
+        frame.pixels.clear();
+        frame.pixels.reserve_exact(Frame::byte_len(size));
+
+        let planar = if matches!(format, Pixel::YUV420P | Pixel::YUVJ420P) {
+            &*picture
+        } else {
+            let key = (format, size.width_px, size.height_px);
+            let failed = |e: ff::Error| DecodeError::Conversion {
+                from: format!("{format:?}"),
+                why: e.to_string(),
+            };
+            if to_i420.as_ref().is_none_or(|(k, ..)| *k != key) {
+                let (w, h) = (size.width_px, size.height_px);
+                let flags = scaling::Flags::POINT;
+                let scaler = scaling::Context::get(format, w, h, Pixel::YUV420P, w, h, flags);
+                let scaler = scaler.map_err(failed)?;
+                *to_i420 = Some((key, scaler, ff::frame::Video::empty()));
+            }
+            let (_, scaler, out) = to_i420.as_mut().expect("set just above");
+            scaler.run(picture, out).map_err(failed)?;
+            &*out
+        };
+        let (w, h) = (size.width_px as usize, size.height_px as usize);
+        for (plane, (pw, ph)) in [
+            (w, h),
+            (w.div_ceil(2), h.div_ceil(2)),
+            (w.div_ceil(2), h.div_ceil(2)),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let (data, stride) = (planar.data(plane), planar.stride(plane));
+            for row in data.chunks(stride).take(ph) {
+                frame.pixels.extend_from_slice(&row[..pw]);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens recorded clips with libavformat.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clips;
+
+struct Clip {
+    input: ff::format::context::Input,
+    path: String,
+    stream: usize,
+    info: StreamInfo,
+    framing: Option<LengthPrefixed>,
+    time_base: ff::Rational,
+    first_dts: Option<i64>,
+}
+
+impl OpenContainer for Clips {
+    fn open(&self, path: &Path) -> Result<Box<dyn Container>, CaptureError> {
+        init();
+        let name = path.display().to_string();
+        let file_error = |why: String| CaptureError::File {
+            path: name.clone(),
+            why,
+        };
+        // Looked at first because libavformat's words for a missing file name no file.
+        std::fs::File::open(path).map_err(|e| file_error(e.to_string()))?;
+        let input = ff::format::input(path)
+            .map_err(|e| file_error(format!("not a video file that can be read: {e}")))?;
+        let Some(stream) = input.streams().best(ff::media::Type::Video) else {
+            return Err(CaptureError::NoVideo(format!("{name} has no video track")));
+        };
+        let parameters = stream.parameters();
+        let codec = match parameters.id() {
+            ff::codec::Id::H264 => Codec::H264,
+            ff::codec::Id::HEVC => Codec::H265,
+            other => {
+                return Err(CaptureError::NoVideo(format!("{name} is {}", other.name())));
+            }
+        };
+        // SAFETY: `parameters` owns the AVCodecParameters for as long as it lives, which is to the
+        // end of this function. `extradata` is either null or points to `extradata_size` bytes that
+        // libavformat allocated; they are copied (by `parse`) before `parameters` is dropped.
+        let (extradata, size) = unsafe {
+            let p = &*parameters.as_ptr();
+            let bytes = if p.extradata.is_null() || p.extradata_size <= 0 {
+                &[][..]
+            } else {
+                std::slice::from_raw_parts(p.extradata, p.extradata_size as usize)
+            };
+            (
+                bytes,
+                SizePx {
+                    width_px: p.width.max(0) as u32,
+                    height_px: p.height.max(0) as u32,
+                },
+            )
+        };
+        let framing = LengthPrefixed::parse(codec, extradata);
+        let (index, time_base) = (stream.index(), stream.time_base());
+        let info = StreamInfo {
+            codec,
+            size: (size.width_px > 0).then_some(size),
+            tool: None,
+        };
+        Ok(Box::new(Clip {
+            input,
+            path: name,
+            stream: index,
+            info,
+            framing,
+            time_base,
+            first_dts: None,
+        }))
+    }
+}
+
+impl Container for Clip {
+    fn info(&self) -> StreamInfo {
+        self.info.clone()
+    }
+
+    fn next_unit(&mut self) -> Result<Option<ContainerUnit>, CaptureError> {
+        loop {
+            let mut packet = ff::Packet::empty();
+            match packet.read(&mut self.input) {
+                Ok(()) => {}
+                Err(ff::Error::Eof) => return Ok(None),
+                Err(e) => {
+                    let why = format!("damaged: {e}");
+                    return Err(CaptureError::File {
+                        path: self.path.clone(),
+                        why,
+                    });
+                }
+            }
+            let Some(data) = packet.data().filter(|_| packet.stream() == self.stream) else {
+                continue;
+            };
+            let codec = self.info.codec;
+            let data = match &self.framing {
+                Some(framing) => framing.to_annex_b(codec, data, packet.is_key()),
+                None => bytes::Bytes::copy_from_slice(data),
+            };
+            let kind = classify(codec, &data);
+            let dts = packet.dts().or(packet.pts()).unwrap_or_default();
+            let first = *self.first_dts.get_or_insert(dts);
+            let scaled = |t: i64| {
+                let (num, den) = (
+                    self.time_base.numerator(),
+                    self.time_base.denominator().max(1),
+                );
+                let t = i128::from(t.saturating_sub(first));
+                Pts90k((t * 90_000 * i128::from(num) / i128::from(den)) as i64)
+            };
+            return Ok(Some(ContainerUnit {
+                pts: scaled(packet.pts().unwrap_or(dts)),
+                dts: scaled(dts),
+                is_key: kind.is_key,
+                is_disposable: kind.is_disposable,
+                data,
+            }));
+        }
+    }
+}
