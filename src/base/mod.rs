@@ -3,6 +3,7 @@
 //! What must not be here: I/O other than reading a clock or a secret file, and anything that knows
 //! of cameras, models, rules or brokers. `base` imports nothing of ours.
 pub mod backoff;
+pub mod digest;
 pub mod geometry;
 pub mod heartbeat;
 pub mod ids;

@@ -80,6 +80,15 @@ struct RtspSource {
     group: Arc<SessionGroup>,
     silence: Duration,
     clock: SharedClock,
+    clock_ahead_us: Option<i64>,
+}
+
+/// Microseconds since 1970 of an NTP timestamp: 32.32 fixed point since 1900 (RFC 5905 section 6).
+fn ntp_to_utc_us(ntp: u64) -> i64 {
+    const SECONDS_1900_TO_1970: i64 = 2_208_988_800;
+    let seconds = (ntp >> 32) as i64 - SECONDS_1900_TO_1970;
+    let micros = ((ntp & 0xffff_ffff) * 1_000_000) >> 32;
+    seconds * 1_000_000 + micros as i64
 }
 
 /// First line of retina's message: the rest is packet positions, for its debug log only.
@@ -180,6 +189,7 @@ impl RtspOpener {
             group,
             silence,
             clock,
+            clock_ahead_us: None,
         }))
     }
 }
@@ -199,8 +209,19 @@ impl RtspSource {
                 Ok(Some(Err(e))) => return Err(capture_error(&e)),
                 Ok(Some(Ok(item))) => item,
             };
-            let CodecItem::VideoFrame(frame) = item else {
-                continue;
+            let frame = match item {
+                CodecItem::VideoFrame(frame) => frame,
+                CodecItem::Rtcp(packets) => {
+                    let reports = packets
+                        .pkts()
+                        .filter_map(|p| p.as_sender_report().ok().flatten());
+                    if let Some(report) = reports.last() {
+                        let camera = ntp_to_utc_us(report.ntp_timestamp().0);
+                        self.clock_ahead_us = Some(camera - self.clock.utc().0);
+                    }
+                    continue;
+                }
+                _ => continue,
             };
             if frame.stream_id() != self.stream {
                 continue;
@@ -246,6 +267,10 @@ impl Source for RtspSource {
 
     fn next(&mut self) -> BoxFuture<'_, Result<Option<SourceUnit>, CaptureError>> {
         Box::pin(self.next_unit())
+    }
+
+    fn clock_ahead_us(&self) -> Option<i64> {
+        self.clock_ahead_us
     }
 
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {

@@ -105,6 +105,12 @@ pub trait Source: Send {
     /// silence. Safe to cancel.
     fn next(&mut self) -> BoxFuture<'_, Result<Option<SourceUnit>, CaptureError>>;
 
+    /// How far the camera's own clock is ahead of ours, in microseconds, from the newest RTCP sender
+    /// report (RFC 3550 section 6.4.1); `None` until one came, and for files.
+    fn clock_ahead_us(&self) -> Option<i64> {
+        None
+    }
+
     /// Whether the reader may be slowed down to the pipeline's pace instead of dropping.
     fn can_wait(&self) -> bool {
         false

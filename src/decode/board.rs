@@ -48,10 +48,17 @@ pub enum Posted {
 /// A picture taken off the board. Dropping it lets its camera be claimed again.
 #[derive(Debug)]
 pub struct Claim<'b, T> {
-    board: &'b FrameBoard<T>,
-    slot: usize,
     /// The picture.
     pub frame: T,
+    held: Held<'b, T>,
+}
+
+/// The claim on a camera without the picture, so that the picture can be moved on while the camera
+/// stays claimed. Dropping it lets the camera be claimed again.
+#[derive(Debug)]
+pub struct Held<'b, T> {
+    board: &'b FrameBoard<T>,
+    slot: usize,
 }
 
 /// Why there was nothing to claim.
@@ -130,9 +137,8 @@ impl<T> FrameBoard<T> {
             .take()
             .expect("a ready camera has a picture");
         Ok(Claim {
-            board: self,
-            slot,
             frame,
+            held: Held { board: self, slot },
         })
     }
 
@@ -143,14 +149,19 @@ impl<T> FrameBoard<T> {
     }
 }
 
-impl<T> Claim<'_, T> {
+impl<'b, T> Claim<'b, T> {
     /// Whose picture it is.
     pub fn camera(&self) -> CameraIx {
-        CameraIx(self.slot as u16)
+        CameraIx(self.held.slot as u16)
+    }
+
+    /// The picture, and the claim that keeps the camera's next one back.
+    pub fn into_parts(self) -> (T, Held<'b, T>) {
+        (self.frame, self.held)
     }
 }
 
-impl<T> Drop for Claim<'_, T> {
+impl<T> Drop for Held<'_, T> {
     fn drop(&mut self) {
         let mut state = self.board.lock();
         let slot = &mut state.slots[self.slot];

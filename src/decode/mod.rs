@@ -11,7 +11,7 @@ mod ffmpeg;
 mod frame;
 mod motion;
 
-pub use board::{Claim, FrameBoard, NoFrame, Posted};
+pub use board::{Claim, FrameBoard, Held, NoFrame, Posted};
 pub use camera::{DecodeHealth, DecodeThread, FAILURE_LIMIT, FAILURE_WINDOW, REST};
 pub use config::{DecodeConfig, MotionConfig};
 pub use ffmpeg::{Clips, DecodeError, Decoder, Picture};

@@ -1,6 +1,26 @@
-//! Frames → detections.
+//! Frames → detections, on worker threads.
+//!
+//! ```text
+//! board (q2) ──> worker::DetectWorker: preprocess → onnx → postprocess ──> Analysed (q3)
+//! ```
+//! What must not be here: memory of earlier pictures (that is `track`), and what a violation is.
+mod card;
 mod config;
 mod detections;
+mod detector;
+mod onnx;
+mod postprocess;
+mod preprocess;
+mod worker;
 
+pub use card::{
+    Card, CardError, Channels, ClassCard, Decoder, InputCard, LoadedModel, OutputCard,
+    ThresholdsCard,
+};
 pub use config::DetectConfig;
 pub use detections::{Detection, Detections};
+pub use detector::{ClassInfo, Detector, Models, ModelsError};
+pub use onnx::{Network, OnnxError, Runtime};
+pub use postprocess::{RawBox, decode_yolox, suppress};
+pub use preprocess::{Letterbox, Preprocessor};
+pub use worker::{Analysed, DetectWorker, ERROR_LIMIT};

@@ -1,0 +1,311 @@
+//! Model cards: what a network is, how to feed it, what its output means, how good it is.
+//!
+//! A card is a TOML file beside the network. The daemon reads only what it needs to run; quality,
+//! training data and failures are there for people. A network whose SHA-256 differs from its card
+//! is refused by name: a truncated copy or a swapped file must not run in silence.
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::base::digest::sha256_hex;
+
+/// Why a model was refused. All of them are for whoever installed it.
+#[derive(Debug, thiserror::Error)]
+pub enum CardError {
+    /// The card or the network cannot be read.
+    #[error("{}: {source}", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The card is no valid card.
+    #[error("{}: {why}", path.display())]
+    Invalid {
+        /// Which card.
+        path: PathBuf,
+        /// What to change.
+        why: String,
+    },
+    /// The network is not the one the card describes.
+    #[error(
+        "{}: its SHA-256 is {found}, its card says {expected}. Copy the network again, or take the card that came with it",
+        path.display()
+    )]
+    HashMismatch {
+        /// Which network.
+        path: PathBuf,
+        /// From the card.
+        expected: String,
+        /// Of the file.
+        found: String,
+    },
+}
+
+/// Order of the colour planes a network wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Channels {
+    /// Blue, green, red.
+    Bgr,
+    /// Red, green, blue.
+    Rgb,
+}
+
+/// How to fill the input tensor: float32 `[1, 3, height_px, width_px]`, the picture scaled to fit
+/// and put in the top-left corner, the rest filled with `pad`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputCard {
+    /// Columns.
+    pub width_px: u32,
+    /// Rows.
+    pub height_px: u32,
+    /// Plane order.
+    pub channels: Channels,
+    /// value = (pixel - mean) * scale, per plane in `channels` order, pixel in 0..=255.
+    pub mean: [f32; 3],
+    /// See `mean`.
+    pub scale: f32,
+    /// Pixel value of what the picture does not cover.
+    pub pad: f32,
+}
+
+/// What the output tensor means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decoder {
+    /// Anchor-free grid of YOLOX (Ge et al. 2021, <https://arxiv.org/abs/2107.08430>): float32
+    /// `[1, cells, 5 + classes]`, rows by stride then row-major; centre offset x, y and log w, h
+    /// relative to the stride, objectness and class probabilities already through the sigmoid.
+    Yolox,
+}
+
+/// The output section.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputCard {
+    /// Which decoder.
+    pub decoder: Decoder,
+    /// Pixels per cell of each grid, in output order.
+    pub strides: Vec<u32>,
+}
+
+/// The thresholds section.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ThresholdsCard {
+    /// Boxes below this score are dropped before anything else sees them.
+    pub low: f32,
+    /// Of two boxes of one group that overlap more than this, the better one stays.
+    pub nms_iou: f32,
+}
+
+/// One class. Further keys (precision, recall, …) are for people.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct ClassCard {
+    /// Its label, as rules name it.
+    pub name: String,
+    /// Classes of one group are states of one thing (a face, bare or masked): they suppress each
+    /// other and share tracks. Default: a group of its own.
+    #[serde(default)]
+    pub group: Option<String>,
+    /// The operating point the card's figures were measured at; what a rule takes if it names none.
+    pub threshold: f32,
+}
+
+/// A model card.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Card {
+    /// Short name.
+    pub name: String,
+    /// Rises with every new set of weights.
+    pub version: String,
+    /// The network's file, beside the card.
+    pub file: PathBuf,
+    /// SHA-256 of that file, lowercase hex.
+    pub sha256: String,
+    /// Licence of the weights.
+    pub licence: String,
+    /// One sentence for people.
+    pub summary: String,
+    /// How to feed it.
+    pub input: InputCard,
+    /// What comes out.
+    pub output: OutputCard,
+    /// Where to cut.
+    pub thresholds: ThresholdsCard,
+    /// What it tells apart, in output order.
+    pub classes: Vec<ClassCard>,
+    /// For people.
+    #[serde(default)]
+    pub training: toml::Table,
+    /// For people.
+    #[serde(default)]
+    pub quality: toml::Table,
+}
+
+/// A card with its network, checked against each other.
+#[derive(Clone)]
+pub struct LoadedModel {
+    /// The card.
+    pub card: Card,
+    /// The network's bytes: read once, so that what was hashed is what runs.
+    pub network: std::sync::Arc<[u8]>,
+}
+
+impl std::fmt::Debug for LoadedModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("LoadedModel").field(&self.card.name).finish()
+    }
+}
+
+impl LoadedModel {
+    /// Reads the card at `path` and the network it names.
+    ///
+    /// # Errors
+    /// [`CardError`] names the file and what to do.
+    pub fn load(path: &Path) -> Result<Self, CardError> {
+        let unreadable = |path: &Path, source| CardError::Unreadable {
+            path: path.to_owned(),
+            source,
+        };
+        let text = std::fs::read_to_string(path).map_err(|e| unreadable(path, e))?;
+        let invalid = |why: String| CardError::Invalid {
+            path: path.to_owned(),
+            why,
+        };
+        let card: Card = toml::from_str(&text).map_err(|e| invalid(e.to_string()))?;
+        card.check().map_err(invalid)?;
+        let file = path.parent().unwrap_or(Path::new(".")).join(&card.file);
+        let network = std::fs::read(&file).map_err(|e| unreadable(&file, e))?;
+        let found = sha256_hex(&network);
+        if found != card.sha256 {
+            return Err(CardError::HashMismatch {
+                path: file,
+                expected: card.sha256,
+                found,
+            });
+        }
+        Ok(Self {
+            card,
+            network: network.into(),
+        })
+    }
+}
+
+impl Card {
+    fn check(&self) -> Result<(), String> {
+        let i = &self.input;
+        let largest = self.output.strides.iter().copied().max().unwrap_or(0);
+        if self.output.strides.is_empty() || self.output.strides.contains(&0) {
+            return Err("output.strides needs at least one stride above 0".to_owned());
+        }
+        if i.width_px == 0 || i.height_px == 0 || i.width_px > 4096 || i.height_px > 4096 {
+            return Err("input.width_px and input.height_px must be 1 to 4096".to_owned());
+        }
+        if !i.width_px.is_multiple_of(largest) || !i.height_px.is_multiple_of(largest) {
+            return Err(format!(
+                "input size must be a multiple of the largest stride, {largest}"
+            ));
+        }
+        if self.classes.is_empty() {
+            return Err("at least one [[classes]] is needed".to_owned());
+        }
+        let share = |v: f32| (0.0..=1.0).contains(&v);
+        if !share(self.thresholds.low) || !share(self.thresholds.nms_iou) {
+            return Err("thresholds.low and thresholds.nms_iou must be 0.0 to 1.0".to_owned());
+        }
+        if let Some(c) = self.classes.iter().find(|c| !share(c.threshold)) {
+            return Err(format!("class {}: threshold must be 0.0 to 1.0", c.name));
+        }
+        Ok(())
+    }
+
+    /// Cells of all grids together: rows of the output tensor.
+    pub fn cells(&self) -> usize {
+        let (w, h) = (self.input.width_px, self.input.height_px);
+        self.output
+            .strides
+            .iter()
+            .map(|s| (w / s) as usize * (h / s) as usize)
+            .sum()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub const CARD: &str = r#"
+name = "toy"
+version = "1"
+file = "toy.onnx"
+sha256 = "SHA"
+licence = "Apache-2.0"
+summary = "for tests"
+[input]
+width_px = 64
+height_px = 32
+channels = "bgr"
+mean = [0.0, 0.0, 0.0]
+scale = 1.0
+pad = 114
+[output]
+decoder = "yolox"
+strides = [8, 16, 32]
+[thresholds]
+low = 0.1
+nms_iou = 0.5
+[[classes]]
+name = "face-bare"
+group = "face"
+threshold = 0.5
+precision = 0.9
+[[classes]]
+name = "face-masked"
+group = "face"
+threshold = 0.5
+"#;
+
+    fn write(dir: &Path, card: &str) -> PathBuf {
+        std::fs::write(dir.join("toy.onnx"), b"network").unwrap();
+        std::fs::write(dir.join("toy.toml"), card).unwrap();
+        dir.join("toy.toml")
+    }
+
+    #[test]
+    fn a_network_that_is_not_the_cards_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = write(dir.path(), &CARD.replace("SHA", "0000"));
+        let e = LoadedModel::load(&path).unwrap_err();
+        assert!(matches!(&e, CardError::HashMismatch { expected, .. } if expected == "0000"));
+        assert!(e.to_string().contains("toy.onnx"), "{e}");
+        let path = write(dir.path(), &CARD.replace("SHA", &sha256_hex(b"network")));
+        let model = LoadedModel::load(&path).unwrap();
+        assert_eq!(model.card.cells(), 8 * 4 + 4 * 2 + 2);
+    }
+
+    #[test]
+    fn a_card_that_makes_no_sense_says_what_to_change() {
+        let dir = tempfile::tempdir().unwrap();
+        for (from, to, says) in [
+            (
+                "width_px = 64",
+                "width_px = 60",
+                "multiple of the largest stride",
+            ),
+            ("low = 0.1", "low = 7.0", "thresholds.low"),
+            ("strides = [8, 16, 32]", "strides = []", "stride above 0"),
+            ("scale = 1.0", "scale = 1.0\nscael = 2.0", "scael"),
+        ] {
+            let path = write(dir.path(), &CARD.replace(from, to));
+            let e = LoadedModel::load(&path).unwrap_err().to_string();
+            assert!(e.contains(says) && e.contains("toy.toml"), "{e}");
+        }
+        let e = LoadedModel::load(&dir.path().join("none.toml")).unwrap_err();
+        assert!(matches!(e, CardError::Unreadable { .. }));
+    }
+}

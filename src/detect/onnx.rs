@@ -1,0 +1,233 @@
+//! ONNX Runtime by way of ort: the only file that names it.
+//!
+//! The library is loaded at run time from its own file, so that the build needs no copy of it and a
+//! box can be given another one (OpenVINO's, say) without rebuilding. One session uses one thread
+//! and does not spin: more sessions use a small box's cores better than more threads per session.
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use ort::environment::Environment;
+use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::value::TensorRef;
+
+use super::card::LoadedModel;
+
+/// Why the runtime or a network could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OnnxError {
+    /// No library at the places we looked.
+    #[error(
+        "ONNX Runtime's library was not found; looked at {}. Run `make setup`, or set detect.onnxruntime or ORT_DYLIB_PATH to libonnxruntime.so",
+        searched.join(", ")
+    )]
+    NoRuntime {
+        /// Where we looked.
+        searched: Vec<String>,
+    },
+    /// The library is there but cannot be used.
+    #[error(
+        "ONNX Runtime's library {path} cannot be used: {why}. Run `make setup`, or set detect.onnxruntime or ORT_DYLIB_PATH to version 1.17 or newer for this machine"
+    )]
+    BadRuntime {
+        /// Which library.
+        path: String,
+        /// The loader's reason.
+        why: String,
+    },
+    /// The network does not load.
+    #[error("model {model}: the network does not load: {why}")]
+    BadNetwork {
+        /// From the card.
+        model: String,
+        /// The runtime's reason.
+        why: String,
+    },
+    /// The network's input or output is not what its card says.
+    #[error("model {model}: {what} is {found}, its card says {expected}")]
+    ShapeMismatch {
+        /// From the card.
+        model: String,
+        /// `input` or `output`.
+        what: &'static str,
+        /// What the network has.
+        found: String,
+        /// What the card has.
+        expected: String,
+    },
+    /// One inference failed.
+    #[error("model {model}: inference failed: {why}")]
+    Inference {
+        /// From the card.
+        model: String,
+        /// The runtime's reason.
+        why: String,
+    },
+}
+
+/// The loaded library. Cheap to clone.
+#[derive(Clone)]
+pub struct Runtime {
+    environment: Environment,
+    /// Where it was loaded from.
+    pub path: PathBuf,
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Runtime").field(&self.path).finish()
+    }
+}
+
+/// File name below each place that is searched; `make setup` puts it under the checkout.
+const RELATIVE: &str = ".runtime/onnxruntime/libonnxruntime.so";
+/// Where a package would put it.
+const INSTALLED: &str = "/usr/lib/mingchu/libonnxruntime.so";
+
+fn candidates() -> Vec<PathBuf> {
+    let mut places = vec![PathBuf::from(RELATIVE)];
+    if let Ok(exe) = std::env::current_exe() {
+        places.extend(exe.ancestors().skip(1).map(|dir| dir.join(RELATIVE)));
+    }
+    places.push(INSTALLED.into());
+    places
+}
+
+impl Runtime {
+    /// Loads the library: from `explicit` or `ORT_DYLIB_PATH` if one of them is set, and then from
+    /// nowhere else; otherwise from the first usual place that has it. The process keeps the first
+    /// library it loads.
+    ///
+    /// # Errors
+    /// [`OnnxError::NoRuntime`] or [`OnnxError::BadRuntime`].
+    pub fn load(explicit: Option<&Path>) -> Result<Self, OnnxError> {
+        // ort allows one environment per process; a second site (tests, demo) shares it.
+        static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        let from_env = || std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from);
+        let path = match explicit.map(Path::to_owned).or_else(from_env) {
+            Some(path) if path.is_file() => path,
+            Some(path) => {
+                return Err(OnnxError::NoRuntime {
+                    searched: vec![path.display().to_string()],
+                });
+            }
+            None => candidates()
+                .into_iter()
+                .find(|p| p.is_file())
+                .ok_or_else(|| {
+                    let beside = format!("{RELATIVE} here and beside the program");
+                    OnnxError::NoRuntime {
+                        searched: vec![beside, INSTALLED.to_owned()],
+                    }
+                })?,
+        };
+        if let Some(runtime) = &*loaded {
+            return Ok(runtime.clone());
+        }
+        let bad = |why: String| OnnxError::BadRuntime {
+            path: path.display().to_string(),
+            why,
+        };
+        let builder = ort::init_from(&path).map_err(|e| bad(e.to_string()))?;
+        let environment = builder
+            .with_name("mingchu")
+            .with_telemetry(false)
+            .build()
+            .map_err(|e| bad(e.to_string()))?;
+        Ok(loaded.insert(Self { environment, path }).clone())
+    }
+}
+
+/// One network, ready to run on one thread.
+pub struct Network {
+    session: Session,
+    model: String,
+    shape: [i64; 4],
+    output_len: usize,
+}
+
+impl std::fmt::Debug for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Network").field(&self.model).finish()
+    }
+}
+
+impl Network {
+    /// Loads `model` and runs it once on a grey picture, so that a network that cannot run is found
+    /// at the start and not with the first frame.
+    ///
+    /// # Errors
+    /// [`OnnxError`] names the model.
+    pub fn load(runtime: &Runtime, model: &LoadedModel) -> Result<Self, OnnxError> {
+        let name = model.card.name.clone();
+        let bad = |why: String| OnnxError::BadNetwork {
+            model: name.clone(),
+            why,
+        };
+        let session = Session::builder(&runtime.environment)
+            .map_err(|e| bad(e.to_string()))?
+            .with_intra_threads(1)
+            .map_err(|e| bad(e.to_string()))?
+            .with_inter_threads(1)
+            .map_err(|e| bad(e.to_string()))?
+            .with_intra_op_spinning(false)
+            .map_err(|e| bad(e.to_string()))?
+            .with_optimization_level(GraphOptimizationLevel::All)
+            .map_err(|e| bad(e.to_string()))?
+            .commit_from_memory(&model.network)
+            .map_err(|e| bad(e.to_string()))?;
+        let input = &model.card.input;
+        let shape = [1, 3, i64::from(input.height_px), i64::from(input.width_px)];
+        let found = session
+            .inputs()
+            .first()
+            .and_then(|i| i.dtype().tensor_shape().cloned());
+        if session.inputs().len() != 1 || found.as_ref().is_some_and(|f| **f != shape) {
+            return Err(OnnxError::ShapeMismatch {
+                model: name,
+                what: "input",
+                found: format!("{:?}", session.inputs()),
+                expected: format!("one tensor {shape:?}"),
+            });
+        }
+        let output_len = model.card.cells() * (5 + model.card.classes.len());
+        let mut network = Self {
+            session,
+            model: name,
+            shape,
+            output_len,
+        };
+        let grey = vec![114.0; 3 * input.width_px as usize * input.height_px as usize];
+        network.run(&grey, |_| ())?;
+        Ok(network)
+    }
+
+    /// Runs the network on `tensor` and hands its output to `read`.
+    ///
+    /// # Errors
+    /// [`OnnxError::Inference`], or [`OnnxError::ShapeMismatch`] if the output has another size
+    /// than the card's classes and strides make.
+    pub fn run<T>(
+        &mut self,
+        tensor: &[f32],
+        read: impl FnOnce(&[f32]) -> T,
+    ) -> Result<T, OnnxError> {
+        let failed = |e: ort::Error| OnnxError::Inference {
+            model: self.model.clone(),
+            why: e.to_string(),
+        };
+        let input = TensorRef::from_array_view((self.shape, tensor)).map_err(failed)?;
+        let outputs = self.session.run(ort::inputs![input]).map_err(failed)?;
+        let (shape, output) = outputs[0].try_extract_tensor::<f32>().map_err(failed)?;
+        if output.len() != self.output_len {
+            return Err(OnnxError::ShapeMismatch {
+                model: self.model.clone(),
+                what: "output",
+                found: format!("{shape:?}"),
+                expected: format!("{} values (cells x (5 + classes))", self.output_len),
+            });
+        }
+        Ok(read(output))
+    }
+}

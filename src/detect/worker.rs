@@ -1,0 +1,118 @@
+//! Detect workers: OS threads that claim pictures from the board, run the models, and hand the
+//! result on while the claim is held, so that one camera's results stay in order.
+//!
+//! q3 is a bounded channel: when track and rules are behind, workers wait, so that the board
+//! overflows (and counts) instead.
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use super::detections::Detections;
+use super::detector::{Detector, Models};
+use super::onnx::OnnxError;
+use crate::base::heartbeat::Heartbeat;
+use crate::base::metrics::{Metric, Metrics};
+use crate::base::time::SharedClock;
+use crate::decode::{Frame, FrameBoard, NoFrame};
+
+/// Inference errors in a row that rebuild the sessions; as many again end the worker.
+pub const ERROR_LIMIT: u32 = 10;
+const TICK: Duration = Duration::from_secs(1);
+
+/// A picture with what was seen in it. The picture goes on as evidence.
+#[derive(Debug)]
+pub struct Analysed {
+    /// What was seen.
+    pub detections: Detections,
+    /// Where.
+    pub frame: Frame,
+}
+
+/// Everything one worker owns.
+#[derive(Debug)]
+pub struct DetectWorker {
+    /// Where pictures come from.
+    pub board: Arc<FrameBoard<Frame>>,
+    /// The site's models.
+    pub models: Models,
+    /// This worker's sessions.
+    pub detector: Detector,
+    /// q3.
+    pub analysed: SyncSender<Analysed>,
+    /// Names of the cameras, by index.
+    pub cameras: Arc<[crate::base::ids::CameraId]>,
+    /// The site's metrics.
+    pub metrics: Metrics,
+    /// The site's clock.
+    pub clock: SharedClock,
+    /// Beaten at least once a second while the worker is not stuck in an inference.
+    pub heartbeat: Heartbeat,
+}
+
+impl DetectWorker {
+    /// Workers for a machine with `cores`: one per core, less one for decoding and the rest where
+    /// there are more than two.
+    pub fn default_count(cores: usize) -> usize {
+        if cores > 2 { cores - 1 } else { cores.max(1) }
+    }
+
+    /// Runs until the board is closed and empty, or track and rules are gone. Call on a thread of
+    /// its own.
+    ///
+    /// # Errors
+    /// The newest [`OnnxError`] when inference failed [`ERROR_LIMIT`] times in a row, and again
+    /// with new sessions: the process should end and be started again.
+    pub fn run(mut self) -> Result<(), OnnxError> {
+        let labelled = |metric| -> Vec<_> {
+            let cameras = self.cameras.iter();
+            cameras
+                .map(|c| self.metrics.counter(metric, &[("camera", c.as_str())]))
+                .collect()
+        };
+        let (frames, errors) = (
+            labelled(Metric::DetectFrames),
+            labelled(Metric::DetectErrors),
+        );
+        let busy = self.metrics.counter(Metric::DetectBusyMicros, &[]);
+        let (mut in_a_row, mut rebuilt) = (0, false);
+        loop {
+            self.heartbeat.beat();
+            let claim = match self.board.claim(TICK) {
+                Ok(claim) => claim,
+                Err(NoFrame::TimedOut) => continue,
+                Err(NoFrame::Closed) => return Ok(()),
+            };
+            let camera = claim.camera();
+            let began = self.clock.mono();
+            let result = self.detector.detect(&claim.frame, &*self.clock);
+            busy.add(self.clock.mono().since(began).as_micros() as u64);
+            match result {
+                Ok(detections) => {
+                    (in_a_row, rebuilt) = (0, false);
+                    frames[camera.index()].add(1);
+                    let (frame, held) = claim.into_parts();
+                    let sent = self.analysed.send(Analysed { detections, frame });
+                    drop(held);
+                    if sent.is_err() {
+                        return Ok(());
+                    }
+                }
+                Err(e) => {
+                    errors[camera.index()].add(1);
+                    in_a_row += 1;
+                    tracing::warn!(camera = %self.cameras[camera.index()], err = %e, in_a_row, "picture lost to an inference error");
+                    if in_a_row < ERROR_LIMIT {
+                        continue;
+                    }
+                    if rebuilt {
+                        return Err(e);
+                    }
+                    drop(claim);
+                    tracing::error!(err = %e, "inference keeps failing: building new sessions");
+                    self.detector = self.models.detector()?;
+                    (in_a_row, rebuilt) = (0, true);
+                }
+            }
+        }
+    }
+}
