@@ -58,11 +58,13 @@ pub struct RuleConfig {
     /// `None`: the whole picture.
     pub zone: Option<Zone>,
     /// The median of a track's scores in its window must reach this, `0.0..=1.0`. A picture that
-    /// shows the track as another class counts as score 0.
+    /// shows the track as another class counts as score 0, and a median of 0 never passes.
     pub threshold: f32,
-    /// Pictures in the window, at least 1.
+    /// Pictures in the window, at least 1 (0 is taken as 1). A window of fewer than this and fewer
+    /// than 3 does not pass yet.
     pub samples: usize,
-    /// How long a track must pass the gate before a finding opens, in milliseconds.
+    /// How long a track must pass the gate before a finding opens, in milliseconds of watched time;
+    /// 0: with the first picture that passes.
     pub dwell_ms: u64,
     /// Watched time without the violation before it closes, in milliseconds.
     pub clear_ms: u64,

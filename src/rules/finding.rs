@@ -1,4 +1,5 @@
-//! What rules hand on: findings as they open, change and close.
+//! What rules hand on: findings as they open, change and close. Data only; what the sequence of
+//! changes promises is in `engine.rs`.
 use uuid::Uuid;
 
 use crate::base::geometry::NormRect;
@@ -44,17 +45,20 @@ pub struct FindingChange {
     pub rule: RuleIx,
     /// Which camera.
     pub camera: CameraIx,
-    /// Receipt of the first picture of the incident.
+    /// Receipt of the first picture of the incident: the one from which the track that opened it
+    /// passed the gate.
     pub first_seen: UtcMicros,
     /// Receipt of the newest picture that showed it.
     pub last_seen: UtcMicros,
     /// Receipt of the picture that closed it.
     pub closed_at: Option<UtcMicros>,
-    /// Pictures that showed it.
+    /// Pictures that showed it since `first_seen`.
     pub samples: u32,
-    /// The scores in the deciding track's window, oldest first: what the median gate saw.
+    /// The scores in the deciding track's window, oldest first: what the median gate saw in the
+    /// newest picture that showed it. Empty if a restart came between and it was not seen since.
     pub scores: Vec<f32>,
-    /// What was seen in the newest picture that showed it, highest score first.
+    /// What was seen in the newest picture that showed it, highest score first. Empty if a restart
+    /// came between and it was not seen since.
     pub objects: Vec<FindingObject>,
     /// The picture that decided this revision.
     pub stamp: FrameStamp,

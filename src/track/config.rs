@@ -8,11 +8,12 @@ pub struct TrackConfig {
     /// Detections from here to `score_high` only keep tracks alive, `0.0..=score_high`.
     pub score_low: f32,
     /// Least overlap of a detection with a track's predicted box, `0.0..=1.0`. Low because a few
-    /// pictures a second leave people time to move.
+    /// pictures a second leave people time to move. Detections at or above `score_high` may also
+    /// be matched without it, by nearness: see [`crate::track::Tracker`].
     pub match_iou: f32,
-    /// Pictures that must show an object before it counts, at least 1.
+    /// Pictures in a row that must show an object before it counts, at least 1 (0 is taken as 1).
     pub confirm_hits: u32,
-    /// A track not seen for this long ends, in milliseconds.
+    /// A track not seen for longer than this ends, in milliseconds.
     pub lost_ms: u64,
 }
 
