@@ -1,0 +1,35 @@
+# What people type. The work is done by .ci/setup, .ci/run and cargo, so that CI and a laptop run the
+# same lines. Every target can be run again; nothing needs root once the packages are installed.
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test bench clean
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+
+help:
+	@echo 'make setup    install what is missing to build (says what; needs root only for packages)'
+	@echo 'make build    the program, optimised: $(TARGET_DIR)/release/mingchu'
+	@echo 'make demo     set up, build and run a kitchen with a camera, a broker and the daemon'
+	@echo '              SOURCE=rtsp://... or a video file instead of the built-in camera'
+	@echo '              DEMO_SECONDS=60 ends it by itself; otherwise Ctrl-C does'
+	@echo 'make test     set up and run everything CI runs (.ci/run)'
+	@echo 'make bench    set up and run the benchmarks'
+	@echo 'make clean    remove what was built and what set-up put into .runtime/'
+
+setup:
+	@.ci/setup build
+
+build: setup
+	cargo build --release --locked
+
+demo: build
+	@'$(TARGET_DIR)/release/mingchu' demo $(if $(SOURCE),--source '$(SOURCE)') $(if $(DEMO_SECONDS),--seconds '$(DEMO_SECONDS)')
+
+test:
+	@.ci/run
+
+bench: setup
+	cargo bench --locked
+
+clean:
+	cargo clean
+	rm -rf .runtime
