@@ -1,4 +1,48 @@
-//! mingchu
+//! mingchu watches kitchen cameras, recognises food-safety violations, and gets every finding to the
+//! county centre once in effect, whatever the uplink, the power or the cameras do.
+//!
+//! # The map
+//!
+//! ```text
+//!  tokio                    | OS threads                                | OS thread "analytics"               | OS thread | tokio
+//!  capture/<camera> --q1--> decode/<camera> --q2--> detect/<n> --q3--> track -> rules -> evidence --q4--> store ==> uplink --> broker
+//! ```
+//! Two planes, never one queue: pictures are lossy and the latest wins; findings are lossless from
+//! the moment a rule decides.
+//!
+//! | queue | where | limit | when full | counted |
+//! | --- | --- | --- | --- | --- |
+//! | q1 access units, per camera | [`capture::unit_queue`] | 32 units and 1 s | drops up to the next key unit; the socket is always drained | `capture_units_dropped_total{camera,reason}` |
+//! | q2 frames | [`decode::FrameBoard`] | 1 waiting and 1 in flight per camera | the newest replaces the waiting one; cameras take turns | `frames_replaced_total{camera}` |
+//! | q3 analysed pictures | a bounded channel, made in `app::site` | 2 per worker | the worker waits, so q2 overflows instead | `detections_queued` |
+//! | q4 findings | [`uplink::StoreHandle::commit_finding`] | 1, blocking | rules wait until it is on the disk | `store_wait_microseconds_total` |
+//! | outbox | [`uplink::Store`], SQLite | the disk | grows until acknowledged | `outbox_records`, `outbox_bytes`, `outbox_oldest_seconds` |
+//! | in flight | `uplink::delivery` | `uplink.window` | the outbox waits | `uplink_published_total`, `uplink_acked_total` |
+//!
+//! # Threads and tasks
+//!
+//! * one tokio task per camera (capture), one for the uplink, one per camera that follows its health;
+//! * one OS thread per camera that decodes, N that run the models (cores less one), one for track,
+//!   rules and evidence, one that owns the database;
+//! * each beats ([`base::heartbeat`]); systemd's watchdog is fed only while all of them do.
+//!
+//! Track, rules and evidence share one plain thread, not a tokio task: they block on the disk by
+//! design, since a finding must be durable before the next is decided.
+//!
+//! # Who may import whom
+//!
+//! 1. [`base`] imports nothing of ours.
+//! 2. A stage imports `base` and the data types of the stage just upstream; [`evidence`] takes
+//!    frames, [`uplink`] takes `base` only and has payload types of its own.
+//! 3. Nobody imports downstream, and nobody imports [`app`], which composes them all.
+//! 4. [`track`] and [`rules`] are pure: no tokio, no clock, no I/O.
+//! 5. Each foreign engine is named in one file: retina in `capture/rtsp.rs`, ffmpeg-next (and all
+//!    `unsafe`) in `decode/ffmpeg.rs`, ort in `detect/onnx.rs`, rusqlite in `uplink/store.rs`, rumqttc
+//!    in `uplink/mqtt.rs`; for the demo rumqttd in `app/demo/broker.rs` and rtsp-types in
+//!    `app/demo/rtsp_server.rs`.
+//!
+//! A test in `tests/it/architecture.rs` enforces this.
+pub mod app;
 pub mod base;
 pub mod capture;
 pub mod decode;

@@ -1,4 +1,30 @@
 //! Findings → broker, durably.
+//!
+//! ```text
+//! rules ── commit_finding ──> store (thread, SQLite) ── read ──> run (tokio) ── mqtt ──> broker
+//!                               ^                                 |  delivery: who is on the way
+//!                               +────────── acked, park ──────────+
+//! ```
+//! What must not be here: what a violation is, pictures, and any wait for the network by the store
+//! or by whoever commits. A record is on the disk before it is published, and leaves the disk only
+//! when the broker (or, with `ack = "centre"`, the centre) says that it has it.
 mod config;
+mod delivery;
+mod mqtt;
+mod payload;
+mod run;
+mod store;
+mod subscriber;
+mod topics;
 
 pub use config::{AckBy, SiteIdentity, TlsConfig, UplinkConfig};
+pub use mqtt::{LinkError, Message};
+pub use payload::{
+    CameraRef, CameraReport, CameraState, CameraStatus, ClockRef, EvidenceRef, FindingData,
+    FindingEvent, FindingPhase, ModelRef, ObjectRef, OutboxStatus, Receipt, RuleRef, SiteRef,
+    SiteStatus, Telemetry,
+};
+pub use run::{SiteState, Uplink, UplinkHealth, check};
+pub use store::{Batch, Cursor, Record, Store, StoreError, StoreHandle};
+pub use subscriber::{Heard, Subscriber};
+pub use topics::{ALL_SITES, TopicKind, Topics};

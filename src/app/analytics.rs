@@ -1,0 +1,341 @@
+//! The analytics thread: detections → tracks → findings → stills → store, in the order of each
+//! camera's pictures.
+//!
+//! One OS thread for the site: track and rules cost microseconds a picture, and what takes time here
+//! (a JPEG, a commit) must block it, because a finding that is decided must be on the disk before the
+//! next one is. While it waits the workers wait too, and the frame board overflows and counts.
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::health::Problems;
+use crate::base::backoff::Backoff;
+use crate::base::heartbeat::Heartbeat;
+use crate::base::ids::{CameraId, CameraIx, RuleIx};
+use crate::base::metrics::{Counter, Metric, Metrics};
+use crate::base::time::SharedClock;
+use crate::decode::Frame;
+use crate::detect::{Analysed, Models};
+use crate::evidence::StillStore;
+use crate::rules::{FindingChange, OpenFinding, Phase, RuleConfig, RuleEngine};
+use crate::track::Tracker;
+use crate::uplink::{
+    CameraRef, ClockRef, EvidenceRef, FindingData, FindingPhase, ModelRef, ObjectRef, RuleRef,
+    SiteIdentity, SiteRef, StoreError, StoreHandle,
+};
+
+const TICK: Duration = Duration::from_secs(1);
+/// The thread promises to beat at least this often; a commit that hangs is the store's own pulse.
+pub const BEAT: Duration = Duration::from_secs(60);
+/// Waits between attempts at a commit that the disk refused.
+const COMMIT_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Once the site stops, a disk that refuses is given this long.
+const LAST_TRY: Duration = Duration::from_secs(3);
+/// Name of the problem in the site's status while the disk refuses.
+const STORE_PROBLEM: &str = "store";
+
+/// What the site knows that findings must say.
+#[derive(Debug)]
+pub struct Facts {
+    /// Who we are.
+    pub site: SiteIdentity,
+    /// Cameras by index: name and GB/T 28181 code.
+    pub cameras: Vec<(CameraId, Option<String>)>,
+    /// Rules by index.
+    pub rules: Vec<RuleConfig>,
+    /// Whose classes the rules name.
+    pub models: Models,
+}
+
+impl Facts {
+    fn camera_ix(&self, id: &str) -> Option<CameraIx> {
+        let at = self.cameras.iter().position(|(c, _)| c.as_str() == id);
+        at.map(|i| CameraIx(i as u16))
+    }
+
+    fn rule_ix(&self, id: &str) -> Option<RuleIx> {
+        let at = self.rules.iter().position(|r| r.id.as_str() == id);
+        at.map(|i| RuleIx(i as u16))
+    }
+
+    /// The payload of a change.
+    fn data(&self, change: &FindingChange, evidence: &[EvidenceRef]) -> FindingData {
+        let rule = &self.rules[usize::from(change.rule.0)];
+        let (camera, gb28181) = &self.cameras[change.camera.index()];
+        let classes = self.models.classes();
+        let model = rule.classes.first().map(|c| {
+            let model = &self.models.models()[classes[usize::from(c.0)].model];
+            ModelRef {
+                name: model.card.name.clone(),
+                version: model.card.version.clone(),
+                sha256: model.card.sha256.clone(),
+            }
+        });
+        let objects = change.objects.iter().map(|o| ObjectRef {
+            label: classes[usize::from(o.class.0)].label.clone(),
+            score: o.score,
+            rect: [o.rect.x0, o.rect.y0, o.rect.x1, o.rect.y1],
+            track: o.track.0,
+        });
+        FindingData {
+            finding: change.finding,
+            revision: change.revision,
+            phase: match change.phase {
+                Phase::Opened => FindingPhase::Opened,
+                Phase::Updated => FindingPhase::Updated,
+                Phase::Closed => FindingPhase::Closed,
+            },
+            code: rule.code.to_string(),
+            class: rule.urgency.class(),
+            replayed: false,
+            site: SiteRef {
+                id: self.site.site.to_string(),
+                uscc: self.site.uscc.clone(),
+            },
+            camera: CameraRef {
+                id: camera.to_string(),
+                gb28181: gb28181.clone(),
+                zone: rule.zone.as_ref().map(|z| z.name.to_string()),
+            },
+            rule: RuleRef {
+                id: rule.id.to_string(),
+                version: rule.version,
+                dwell_ms: rule.dwell_ms,
+                threshold: rule.threshold,
+                window: rule.samples as u32,
+                clear_ms: rule.clear_ms,
+            },
+            model,
+            first_seen: change.first_seen,
+            last_seen: change.last_seen,
+            closed_at: change.closed_at,
+            samples: change.samples,
+            scores: change.scores.clone(),
+            objects: objects.collect(),
+            evidence: evidence.to_vec(),
+            clock: clock_state(),
+        }
+    }
+}
+
+/// Whether something keeps the system clock right. systemd-timesyncd says so by a file; another NTP
+/// client leaves no word that can be read without its own tools, so its clocks count as not known
+/// to be right.
+fn clock_state() -> ClockRef {
+    let synced = Path::new("/run/systemd/timesync/synchronized").exists();
+    let source = if synced { "ntp" } else { "none" };
+    ClockRef {
+        synced,
+        source: source.to_owned(),
+        uncertainty_ms: None,
+    }
+}
+
+/// Everything the thread owns.
+#[derive(Debug)]
+pub struct Analytics {
+    /// q3.
+    pub analysed: Receiver<Analysed>,
+    /// One per camera, by index.
+    pub trackers: Vec<Tracker>,
+    /// All rules.
+    pub engine: RuleEngine,
+    /// What findings must say.
+    pub facts: Arc<Facts>,
+    /// Where deciding frames are kept.
+    pub stills: StillStore,
+    /// Where findings become durable.
+    pub store: StoreHandle,
+    /// What the site's status should say is wrong.
+    pub problems: Problems,
+    /// The site's metrics.
+    pub metrics: Metrics,
+    /// The site's clock.
+    pub clock: SharedClock,
+    /// See [`BEAT`].
+    pub heartbeat: Heartbeat,
+    /// The site is stopping: do not wait for a broken disk for ever.
+    pub stopping: CancellationToken,
+}
+
+/// Evidence of open findings, so that each revision names it.
+type Evidence = HashMap<Uuid, Vec<EvidenceRef>>;
+
+impl Analytics {
+    /// Takes up the findings that were open when the daemon last stopped. Those that the config no
+    /// longer knows are closed: they must not stay open at the centre for ever.
+    ///
+    /// # Errors
+    /// The ledger cannot be read, or the closing cannot be stored.
+    pub fn restore(&mut self) -> Result<usize, StoreError> {
+        let records = self.store.open_findings()?;
+        let count = records.len();
+        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        for record in records {
+            let data = record.data;
+            let ids = self
+                .facts
+                .camera_ix(&data.camera.id)
+                .zip(self.facts.rule_ix(&data.rule.id));
+            match ids {
+                Some((camera, rule)) => known.push((
+                    OpenFinding {
+                        finding: data.finding,
+                        revision: data.revision,
+                        rule,
+                        camera,
+                        first_seen: data.first_seen,
+                        last_seen: data.last_seen,
+                        samples: data.samples,
+                    },
+                    data,
+                )),
+                None => unknown.push(data),
+            }
+        }
+        let orphans = self
+            .engine
+            .restore(known.iter().map(|(open, _)| open.clone()).collect());
+        for (open, data) in known {
+            if orphans.contains(&open) {
+                unknown.push(data);
+            }
+        }
+        for mut data in unknown {
+            tracing::warn!(finding = %data.finding, rule = %data.rule.id, camera = %data.camera.id, "closed: the config no longer has its rule or camera");
+            data.revision += 1;
+            data.phase = FindingPhase::Closed;
+            data.closed_at = Some(self.clock.utc());
+            data.clock = clock_state();
+            self.store.commit_finding(data)?;
+        }
+        Ok(count)
+    }
+
+    /// Runs until all workers are gone. Call on a thread of its own.
+    pub fn run(mut self) {
+        let queued = self.metrics.counter(Metric::DetectionsQueued, &[]);
+        let mut evidence = self.known_evidence();
+        let mut taken = 0;
+        loop {
+            self.heartbeat.beat();
+            match self.analysed.recv_timeout(TICK) {
+                Ok(analysed) => {
+                    taken += 1;
+                    self.take(&analysed, &mut evidence);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            queued.set(
+                self.metrics
+                    .total(Metric::DetectFrames)
+                    .saturating_sub(taken),
+            );
+        }
+    }
+
+    fn known_evidence(&self) -> Evidence {
+        let records = self.store.open_findings().unwrap_or_default();
+        records
+            .into_iter()
+            .map(|r| (r.data.finding, r.data.evidence))
+            .collect()
+    }
+
+    fn take(&mut self, analysed: &Analysed, evidence: &mut Evidence) {
+        let tracker = &mut self.trackers[analysed.detections.camera.index()];
+        let set = tracker.update(&analysed.detections);
+        for change in self.engine.on_tracks(&set) {
+            if change.phase == Phase::Opened
+                && let Some(still) = self.keep_still(&analysed.frame, &change)
+            {
+                evidence.entry(change.finding).or_default().push(still);
+            }
+            let data = self.facts.data(
+                &change,
+                evidence.get(&change.finding).map_or(&[], Vec::as_slice),
+            );
+            if change.phase == Phase::Closed {
+                evidence.remove(&change.finding);
+            }
+            self.commit(&data);
+        }
+    }
+
+    fn keep_still(&mut self, frame: &Frame, change: &FindingChange) -> Option<EvidenceRef> {
+        let name = format!("{}-{}", change.finding, change.revision);
+        match self.stills.keep(frame, &name) {
+            Ok(still) => Some(EvidenceRef {
+                kind: "frame".to_owned(),
+                media: "image/jpeg".to_owned(),
+                sha256: still.sha256,
+                bytes: still.bytes,
+                redacted: false,
+            }),
+            Err(e) => {
+                let reason = [("reason", e.reason())];
+                self.metrics
+                    .counter(Metric::EvidenceFailures, &reason)
+                    .add(1);
+                tracing::error!(finding = %change.finding, err = %e, "the finding goes on without its picture");
+                None
+            }
+        }
+    }
+
+    /// Makes `data` durable, however long the disk takes: later findings wait behind it.
+    fn commit(&self, data: &FindingData) {
+        let phase = data.phase.as_str();
+        let (finding, revision) = (data.finding, data.revision);
+        let camera = data.camera.id.clone();
+        let begun = self.clock.mono();
+        let mut backoff = Backoff::new(COMMIT_AGAIN.0, COMMIT_AGAIN.1);
+        let mut stop_seen = None;
+        loop {
+            match self.store.commit_finding(data.clone()) {
+                Ok(seq) => {
+                    let waited = self.clock.mono().since(begun);
+                    self.waited().add(waited.as_micros() as u64);
+                    self.metrics
+                        .counter(Metric::FindingChanges, &[("phase", phase)])
+                        .add(1);
+                    self.problems.clear(STORE_PROBLEM);
+                    tracing::info!(%finding, revision, %camera, code = %data.code, seq, "finding {phase}");
+                    return;
+                }
+                Err(e) if e.is_temporary() => {
+                    self.metrics.counter(Metric::StoreFailures, &[]).add(1);
+                    let message = format!("findings wait in memory: {}", e.chain());
+                    self.problems.set(STORE_PROBLEM, &message);
+                    tracing::error!(%finding, revision, err = %e.chain(), "not stored yet: trying again");
+                    let now = self.clock.mono();
+                    if self.stopping.is_cancelled()
+                        && now.since(*stop_seen.get_or_insert(now)) > LAST_TRY
+                    {
+                        // The log is the last place that can take it.
+                        let lost = serde_json::to_string(data).unwrap_or_default();
+                        tracing::error!(%finding, revision, data = %lost, "stopped before the disk took this revision");
+                        return;
+                    }
+                }
+                Err(e) => {
+                    tracing::error!(%finding, revision, err = %e.chain(), "revision not stored");
+                    return;
+                }
+            }
+            // A disk that refuses is not a stuck thread: a restart would only lose what waits here.
+            self.heartbeat.beat();
+            std::thread::sleep(backoff.next_wait());
+        }
+    }
+
+    fn waited(&self) -> Counter {
+        self.metrics.counter(Metric::StoreWaitMicros, &[])
+    }
+}

@@ -1,0 +1,243 @@
+//! The command line: what may be typed, and which command answers.
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
+use super::logging::{self, LogFormat};
+use super::terminal::Terminal;
+use super::{check, demo, probe, run, tail};
+use crate::base::secret::Secret;
+use crate::capture::Transport;
+
+/// Watches kitchen cameras, recognises food-safety violations, and gets every finding to the county
+/// centre.
+#[derive(Debug, Parser)]
+#[command(name = "mingchu", version, max_term_width = 100, after_help = AFTER_HELP)]
+struct Cli {
+    /// What the log on standard error looks like. MINGCHU_LOG sets its levels (mingchu=debug).
+    #[arg(long, global = true, value_enum, default_value_t)]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+First steps:
+  mingchu demo                                see the whole chain work, with nothing configured
+  mingchu probe rtsp://192.168.1.64/stream1   what a camera sends, and the config stanza for it
+  mingchu check /etc/mingchu/site.toml        every mistake in a config at once
+  mingchu run --config /etc/mingchu/site.toml the daemon
+  mingchu tail --broker mqtt://centre.example what arrives at the centre
+
+Exit codes: 0 done, 64 command line, 65 not a video, 69 not reachable, 70 a fault of ours,
+73 cannot write, 77 login refused, 78 config, model or runtime library.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon of a site.
+    Run(RunArgs),
+    /// Check a config file and the models it names: all mistakes at once, with line and remedy.
+    Check(CheckArgs),
+    /// Look at one camera or clip: codec, size, rate, GOP, clock, quirks, and the config stanza.
+    Probe(ProbeArgs),
+    /// Follow what sites publish, as an operator at the centre sees it.
+    Tail(TailArgs),
+    /// A camera, a broker and the daemon in one, with no config: the main job, live.
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// The site's config file.
+    #[arg(long, short, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// The config file.
+    #[arg(value_name = "FILE")]
+    config: PathBuf,
+    /// The problems as JSON, one object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct ProbeArgs {
+    /// rtsp://host[:port]/path without a login, or a clip.
+    #[arg(value_name = "URL")]
+    target: String,
+    /// User name, if the camera asks for one.
+    #[arg(long)]
+    username: Option<String>,
+    /// File that holds the password, and nothing else.
+    #[arg(long, value_name = "FILE", requires = "username")]
+    password_file: Option<PathBuf>,
+    /// RTP over UDP instead of inside the RTSP connection.
+    #[arg(long)]
+    udp: bool,
+    /// How long to watch.
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// The report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct TailArgs {
+    /// The broker: mqtt://host[:1883] or mqtts://host[:8883].
+    #[arg(
+        long,
+        value_name = "URL",
+        required_unless_present = "config",
+        conflicts_with = "config"
+    )]
+    broker: Option<String>,
+    /// Take broker, login and TLS from a site's config file, and show that site only.
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// User name at the broker.
+    #[arg(long, conflicts_with = "config")]
+    username: Option<String>,
+    /// File that holds the password, and nothing else.
+    #[arg(long, value_name = "FILE", requires = "username")]
+    password_file: Option<PathBuf>,
+    /// PEM file of the authorities for mqtts.
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    ca_file: Option<PathBuf>,
+    /// Only this region (county code).
+    #[arg(long, conflicts_with = "config")]
+    region: Option<String>,
+    /// Only this site.
+    #[arg(long, conflicts_with = "config")]
+    site: Option<String>,
+    /// Show telemetry too.
+    #[arg(long)]
+    telemetry: bool,
+    /// One JSON object a line: {"topic":…,"retain":…,"payload":…}.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// Your own camera (rtsp://…) or clip instead of the one made at set-up.
+    #[arg(long, value_name = "URL|FILE")]
+    source: Option<String>,
+    /// User name of your own camera.
+    #[arg(long, requires = "source")]
+    username: Option<String>,
+    /// File that holds its password.
+    #[arg(long, value_name = "FILE", requires = "username")]
+    password_file: Option<PathBuf>,
+    /// End with a summary after so many seconds; without it, at Ctrl-C.
+    #[arg(long, value_name = "N")]
+    seconds: Option<u64>,
+}
+
+fn login(
+    username: Option<String>,
+    password_file: Option<&PathBuf>,
+) -> Result<Option<(String, Secret)>, Failure> {
+    let Some(username) = username else {
+        return Ok(None);
+    };
+    let password = match password_file {
+        None => Secret::new(""),
+        Some(path) => Secret::read(path).map_err(|e| {
+            let reason = anyhow::anyhow!("--password-file {}: {e}", path.display());
+            Failure::new(ExitCode::Usage, reason)
+        })?,
+    };
+    Ok(Some((username, password)))
+}
+
+/// Parses the command line and runs what it asks for. Help and usage errors end the process here.
+///
+/// # Errors
+/// [`Failure`] with the exit code.
+pub fn main() -> Outcome {
+    let cli = Cli::try_parse().unwrap_or_else(|e| {
+        let code = if e.use_stderr() {
+            ExitCode::Usage as i32
+        } else {
+            0
+        };
+        // Nothing is left to tell if the terminal is gone.
+        drop(e.print());
+        std::process::exit(code);
+    });
+    let quiet = !matches!(cli.command, Command::Run(_));
+    logging::start(cli.log_format, quiet);
+    // A named provider: rustls refuses to choose when a process holds several. A second call in one
+    // process is no error, the first provider stays.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let terminal = Terminal::new();
+    if let Command::Check(args) = cli.command {
+        return check::run(&args.config, args.json, terminal);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("tokio")
+        .enable_all()
+        .build()
+        .or_exit(ExitCode::Internal)?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Check(_) => unreachable!("answered above"),
+            Command::Run(args) => run::run(&args.config).await,
+            Command::Probe(args) => {
+                let login = login(args.username, args.password_file.as_ref())?;
+                let options = probe::ProbeOptions {
+                    target: args.target,
+                    login,
+                    password_file: args.password_file,
+                    transport: if args.udp {
+                        Transport::Udp
+                    } else {
+                        Transport::Tcp
+                    },
+                    duration: Duration::from_secs(args.seconds),
+                    json: args.json,
+                };
+                probe::run(options, terminal).await
+            }
+            Command::Tail(args) => {
+                let options = tail::TailOptions {
+                    config: args.config,
+                    broker: args.broker,
+                    login: login(args.username, args.password_file.as_ref())?,
+                    ca_file: args.ca_file,
+                    region: args.region,
+                    site: args.site,
+                    telemetry: args.telemetry,
+                    json: args.json,
+                };
+                tail::run(options, terminal).await
+            }
+            Command::Demo(args) => {
+                let options = demo::DemoOptions {
+                    source: args.source,
+                    login: login(args.username, args.password_file.as_ref())?,
+                    duration: args.seconds.map(Duration::from_secs),
+                };
+                demo::run(options, terminal).await
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

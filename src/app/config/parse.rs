@@ -1,0 +1,746 @@
+//! Text → [`SiteConfig`]. Everything that can be known without the models and the network is decided
+//! here, once.
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+use url::Url;
+
+use super::keys::SECTIONS;
+use super::problem::{Problem, Problems};
+use super::section::{Located, Reading, Section, did_you_mean};
+use super::{CameraConfig, RuleDraft, SiteConfig};
+use crate::base::geometry::{Point, Polygon};
+use crate::base::ids::{CameraIx, Name};
+use crate::base::secret::Secret;
+use crate::capture::{CaptureConfig, Pace, SourceConfig, Transport};
+use crate::decode::{DecodeConfig, MotionConfig};
+use crate::detect::DetectConfig;
+use crate::evidence::EvidenceConfig;
+use crate::rules::{RuleConfig, Urgency, Zone};
+use crate::track::TrackConfig;
+use crate::uplink::{AckBy, SiteIdentity, TlsConfig, UplinkConfig};
+
+const MIB: u64 = 1 << 20;
+
+/// What a config text gave: with mistakes in it, `config` is absent, and the rest is what can still
+/// be checked.
+#[derive(Debug)]
+pub struct Parsed {
+    /// The whole, if there is no mistake.
+    pub config: Option<SiteConfig>,
+    /// Model cards that are named, with their places.
+    pub models: Vec<Located<PathBuf>>,
+    /// `detect.onnxruntime`.
+    pub onnxruntime: Option<PathBuf>,
+    /// Labels that rules name.
+    pub labels: Vec<Located<String>>,
+    /// All mistakes, in the order of the file.
+    pub problems: Vec<Problem>,
+}
+
+/// Reads a config file.
+///
+/// # Errors
+/// All mistakes at once.
+pub fn load(path: &Path) -> Result<SiteConfig, Problems> {
+    let parsed = parse(path, &read_file(path)?);
+    parsed.config.ok_or(Problems(parsed.problems))
+}
+
+/// The text of a config file.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read_file(path: &Path) -> Result<String, Problems> {
+    std::fs::read_to_string(path).map_err(|e| {
+        Problems(vec![Problem {
+            file: path.display().to_string(),
+            line: 0,
+            column: 0,
+            key: String::new(),
+            message: format!("cannot be read: {e}"),
+            remedy:
+                "name a config file that this user can read; config/site.example.toml shows one"
+                    .to_owned(),
+        }])
+    })
+}
+
+/// Reads a config text that came from `path`.
+pub fn parse(path: &Path, text: &str) -> Parsed {
+    let reading = Reading::new(path, text);
+    let (config, mut parsed) = read(&reading, path, text);
+    parsed.problems = reading.into_problems();
+    parsed.config = config.filter(|_| parsed.problems.is_empty());
+    parsed
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// No config only if a problem was noted.
+pub(super) fn read(reading: &Reading<'_>, path: &Path, text: &str) -> (Option<SiteConfig>, Parsed) {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    let unreadable = !errors.is_empty();
+    for error in errors {
+        let at = error.span().map_or(0, |s| s.start);
+        reading.problem(
+            Some(at),
+            "",
+            error.message().trim_end(),
+            "correct the TOML here",
+        );
+    }
+    let root = root.into_inner();
+    let known = || SECTIONS.iter().map(|(name, _, _)| *name);
+    for (key, _) in &root {
+        let word: &str = key.get_ref();
+        if !known().any(|k| k == word) {
+            let remedy = did_you_mean(word, known())
+                .unwrap_or_else(|| format!("known: {}", known().collect::<Vec<_>>().join(", ")));
+            reading.problem(
+                Some(key.span().start),
+                word,
+                "is no table of the config",
+                remedy,
+            );
+        }
+    }
+    let empty = DeTable::new();
+    let table = |name: &'static str| -> Section<'_, '_> {
+        let found = root.iter().find(|(k, _)| k.get_ref() == name);
+        let (at, table) = match found.map(|(k, v)| (k.span().start, v.get_ref())) {
+            Some((at, DeValue::Table(table))) => (at, table),
+            Some((at, other)) => {
+                let message = format!("is a {}", other.type_str());
+                reading.problem(Some(at), name, message, format!("write `[{name}]`"));
+                (at, &empty)
+            }
+            None => (text.len(), &empty),
+        };
+        Section::new(reading, name, name.to_owned(), at, table)
+    };
+    let site = read_site(table("site"));
+    let identity = site.as_ref().map(|(identity, _)| identity);
+    let uplink = read_uplink(table("uplink"), identity);
+    let evidence = read_evidence(
+        table("evidence"),
+        site.as_ref().map(|(_, dir)| dir.as_path()),
+    );
+    let (detect, models, onnxruntime) = read_detect(table("detect"));
+    let track = read_track(table("track"));
+    let cameras = read_cameras(reading, &tables(reading, &root, "camera", unreadable));
+    let mut labels = Vec::new();
+    let tables = tables(reading, &root, "rule", unreadable);
+    let rules = read_rules(reading, &tables, cameras.as_ref(), &mut labels);
+    let rest = Parsed {
+        config: None,
+        models,
+        onnxruntime,
+        labels,
+        problems: Vec::new(),
+    };
+    let whole = || {
+        let (identity, state_dir) = site?;
+        Some(SiteConfig {
+            file: path.to_path_buf(),
+            identity,
+            state_dir,
+            uplink: uplink?,
+            evidence: evidence?,
+            detect: detect?,
+            track,
+            cameras: cameras?
+                .into_iter()
+                .map(|(_, config)| config)
+                .collect::<Option<_>>()?,
+            rules: rules?,
+        })
+    };
+    (whole(), rest)
+}
+
+/// The tables of `[[name]]` with their offsets. Notes if there is none, unless a syntax error may
+/// have swallowed them.
+fn tables<'r, 'a>(
+    reading: &Reading<'a>,
+    root: &'r DeTable<'a>,
+    name: &'static str,
+    unreadable: bool,
+) -> Vec<(usize, &'r DeTable<'a>)> {
+    let Some((key, value)) = root.iter().find(|(k, _)| k.get_ref() == name) else {
+        if !unreadable {
+            let message = format!("there is no `[[{name}]]`");
+            let remedy =
+                format!("add at least one `[[{name}]]` table: without it nothing is watched");
+            reading.problem(None, name, message, remedy);
+        }
+        return Vec::new();
+    };
+    let items: Option<Vec<_>> = value.get_ref().as_array().and_then(|array| {
+        let table =
+            |v: &'r Spanned<DeValue<'a>>| v.get_ref().as_table().map(|t| (v.span().start, t));
+        array.iter().map(table).collect()
+    });
+    items.unwrap_or_else(|| {
+        let message = format!("is a {}", value.get_ref().type_str());
+        let remedy = format!("write `[[{name}]]`, with two brackets");
+        reading.problem(Some(key.span().start), name, message, remedy);
+        Vec::new()
+    })
+}
+
+fn read_site(section: Section<'_, '_>) -> Option<(SiteIdentity, PathBuf)> {
+    let region = section.name("region");
+    let site = section.name("id");
+    let uscc = section.text("uscc");
+    if let Some(text) = uscc
+        && (text.chars().count() != 18 || !text.chars().all(|c| c.is_ascii_alphanumeric()))
+    {
+        let message = format!("`{text}` is not 18 letters and digits");
+        section.wrong(
+            "uscc",
+            message,
+            "take it from the business licence, or leave it out",
+        );
+    }
+    // GB 32100 codes are upper case; the centre compares them as texts.
+    let uscc = uscc.map(str::to_ascii_uppercase);
+    let state_dir = section.path("state_dir").unwrap_or_else(default_state_dir);
+    section.finish();
+    Some((
+        SiteIdentity {
+            region: region?,
+            site: site?,
+            uscc,
+        },
+        state_dir,
+    ))
+}
+
+fn default_state_dir() -> PathBuf {
+    // systemd.exec(5): several directories are separated by colons; ours has one.
+    let from_systemd = std::env::var_os("STATE_DIRECTORY").filter(|d| !d.is_empty());
+    from_systemd.map_or_else(|| PathBuf::from("/var/lib/mingchu"), PathBuf::from)
+}
+
+fn read_uplink(section: Section<'_, '_>, site: Option<&SiteIdentity>) -> Option<UplinkConfig> {
+    let broker = section
+        .text("broker")
+        .and_then(|text| match broker_address(text) {
+            Ok(broker) => Some(broker),
+            Err((message, remedy)) => {
+                section.wrong("broker", message, remedy);
+                None
+            }
+        });
+    let client_id = section.text("client_id").map(str::to_owned);
+    let username = section.text("username");
+    let password = section.secret("password_file");
+    if section.has("password_file") && username.is_none() {
+        section.wrong(
+            "password_file",
+            "needs `username`",
+            "add `username = \"…\"`",
+        );
+    }
+    let ca_file = section.file("ca_file");
+    let cert_file = section.file("cert_file");
+    let key_file = section.file("key_file");
+    for (one, other) in [("cert_file", "key_file"), ("key_file", "cert_file")] {
+        if section.has(one) && !section.has(other) {
+            let remedy = format!("add `{other} = \"…\"`, or take both out");
+            section.wrong(one, format!("needs `{other}`"), remedy);
+        }
+    }
+    if let Some(broker) = &broker {
+        let tls_key = ["ca_file", "cert_file", "key_file"]
+            .into_iter()
+            .find(|k| section.has(k));
+        match (broker.tls, tls_key) {
+            (true, _) if !section.has("ca_file") => {
+                let remedy = "add `ca_file = \"…\"`: the PEM file of the authority that signed the broker's certificate";
+                section.wrong("broker", "is `mqtts` and needs `ca_file`", remedy);
+            }
+            (false, Some(key)) => {
+                let remedy = "write `mqtts://` for TLS, or take the TLS files out";
+                section.wrong(key, "has no use with `mqtt://`", remedy);
+            }
+            _ => {}
+        }
+    }
+    let ack = section.choice(
+        "ack",
+        &[("broker", AckBy::Broker), ("centre", AckBy::Centre)],
+    );
+    let window = section.integer("window", 1..=1000);
+    let keep_alive = section.integer("keep_alive_s", 5..=1200);
+    let progress_timeout = section.integer("progress_timeout_s", 2..=600);
+    let telemetry = section.integer("telemetry_s", 1..=86_400);
+    section.finish();
+    let broker = broker?;
+    let tls = if broker.tls {
+        let client = cert_file.zip(key_file);
+        Some(TlsConfig {
+            ca_file: ca_file?,
+            client,
+        })
+    } else {
+        None
+    };
+    let default_id = site.map(|s| format!("mingchu-{}-{}", s.region, s.site));
+    Some(UplinkConfig {
+        host: broker.host,
+        port: broker.port,
+        tls,
+        client_id: client_id.or(default_id).unwrap_or_default(),
+        login: username.map(|u| (u.to_owned(), password.unwrap_or_else(|| Secret::new("")))),
+        ack: ack.unwrap_or_default(),
+        window: window.unwrap_or(32) as u16,
+        keep_alive: Duration::from_secs(keep_alive.unwrap_or(30)),
+        progress_timeout: Duration::from_secs(progress_timeout.unwrap_or(20)),
+        telemetry_every: Duration::from_secs(telemetry.unwrap_or(60)),
+    })
+}
+
+/// Where a broker is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerAddress {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// `mqtts`.
+    pub tls: bool,
+}
+
+/// Reads `mqtt://host[:port]` or `mqtts://host[:port]`.
+///
+/// # Errors
+/// What is wrong, and what to do.
+pub fn broker_address(text: &str) -> Result<BrokerAddress, (String, &'static str)> {
+    const FORM: &str = "write `mqtt://host[:1883]` or `mqtts://host[:8883]`";
+    let url = Url::parse(text).map_err(|e| (format!("`{text}` is no URL: {e}"), FORM))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        let remedy = "take them out of the URL: they belong into `username` and `password_file`";
+        return Err(("holds a user name or password".to_owned(), remedy));
+    }
+    let (tls, default_port) = match url.scheme() {
+        "mqtt" => (false, 1883),
+        "mqtts" => (true, 8883),
+        other => return Err((format!("`{other}://` is not MQTT"), FORM)),
+    };
+    let host = url.host_str().filter(|h| !h.is_empty());
+    let Some(host) = host else {
+        return Err((format!("`{text}` names no host"), FORM));
+    };
+    if !matches!(url.path(), "" | "/") || url.query().is_some() {
+        return Err((format!("`{text}` has something after the port"), FORM));
+    }
+    // rumqttc and rustls want an IPv6 address without its brackets.
+    let host = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
+    Ok(BrokerAddress {
+        host,
+        port: url.port().unwrap_or(default_port),
+        tls,
+    })
+}
+
+fn read_evidence(section: Section<'_, '_>, state_dir: Option<&Path>) -> Option<EvidenceConfig> {
+    let quality = section.integer("jpeg_quality", 30..=100);
+    let max_mb = section.integer("max_mb", 10..=1_000_000);
+    section.finish();
+    Some(EvidenceConfig {
+        dir: state_dir?.join("evidence"),
+        jpeg_quality: quality.unwrap_or(85) as u8,
+        max_bytes: max_mb.unwrap_or(2000) * MIB,
+    })
+}
+
+type Detect = (Option<DetectConfig>, Vec<Located<PathBuf>>, Option<PathBuf>);
+
+fn read_detect(section: Section<'_, '_>) -> Detect {
+    let resolve = |m: Located<String>| Located {
+        value: section.resolve(&m.value),
+        place: m.place,
+    };
+    let models: Option<Vec<_>> = section
+        .texts("models")
+        .map(|models| models.into_iter().map(resolve).collect());
+    let workers = section.integer("workers", 1..=64).map(|n| n as usize);
+    let onnxruntime = section.path("onnxruntime");
+    section.finish();
+    let config = models.as_ref().map(|models| DetectConfig {
+        models: models.iter().map(|m| m.value.clone()).collect(),
+        workers,
+        onnxruntime: onnxruntime.clone(),
+    });
+    (config, models.unwrap_or_default(), onnxruntime)
+}
+
+fn read_track(section: Section<'_, '_>) -> TrackConfig {
+    let default = TrackConfig::default();
+    let config = TrackConfig {
+        score_high: section
+            .number("score_high", 0.0..=1.0)
+            .unwrap_or(default.score_high),
+        score_low: section
+            .number("score_low", 0.0..=1.0)
+            .unwrap_or(default.score_low),
+        match_iou: section
+            .number("match_iou", 0.0..=1.0)
+            .unwrap_or(default.match_iou),
+        confirm_hits: section
+            .integer("confirm_hits", 1..=100)
+            .map_or(default.confirm_hits, |n| n as u32),
+        lost_ms: section
+            .integer("lost_ms", 100..=60_000)
+            .unwrap_or(default.lost_ms),
+    };
+    if config.score_low > config.score_high {
+        let message = format!(
+            "is {}, above `score_high` ({})",
+            config.score_low, config.score_high
+        );
+        section.wrong("score_low", message, "make it the lower of the two");
+    }
+    section.finish();
+    config
+}
+
+/// By index. A camera with a mistake has no config, but perhaps a name that rules may use.
+type Cameras = Vec<(Option<Name>, Option<CameraConfig>)>;
+
+fn read_cameras(reading: &Reading<'_>, tables: &[(usize, &DeTable<'_>)]) -> Option<Cameras> {
+    let mut ids: Vec<Name> = Vec::new();
+    let mut cameras = Vec::new();
+    for (i, (at, table)) in tables.iter().enumerate() {
+        let section = Section::new(reading, "camera", format!("camera[{i}]"), *at, table);
+        let id = section.name("id");
+        note_duplicate(&section, id.as_ref(), &mut ids);
+        cameras.push((id.clone(), read_camera(section, id)));
+    }
+    (!cameras.is_empty()).then_some(cameras)
+}
+
+fn note_duplicate(section: &Section<'_, '_>, id: Option<&Name>, seen: &mut Vec<Name>) {
+    let Some(id) = id else { return };
+    if seen.contains(id) {
+        section.wrong(
+            "id",
+            format!("`{id}` is there twice"),
+            "give each an id of its own",
+        );
+    }
+    seen.push(id.clone());
+}
+
+fn read_camera(section: Section<'_, '_>, id: Option<Name>) -> Option<CameraConfig> {
+    let url = section.text("url").and_then(|text| match source_url(text) {
+        Ok(url) => Some(url),
+        Err((message, remedy)) => {
+            section.wrong("url", message, remedy);
+            None
+        }
+    });
+    let username = section.text("username").map(str::to_owned);
+    let password = section.secret("password_file");
+    for (one, other) in [("username", "password_file"), ("password_file", "username")] {
+        if section.has(one) && !section.has(other) {
+            section.wrong(
+                one,
+                format!("needs `{other}`"),
+                format!("add `{other} = \"…\"`"),
+            );
+        }
+    }
+    let transport = section.choice(
+        "transport",
+        &[("tcp", Transport::Tcp), ("udp", Transport::Udp)],
+    );
+    let pace = section.choice(
+        "pace",
+        &[("realtime", Pace::RealTime), ("fastest", Pace::Fastest)],
+    );
+    let repeat = section.boolean("repeat");
+    let useless: &[&str] = match &url {
+        Some(SourceUrl::Rtsp(_)) => &["pace", "repeat"],
+        Some(SourceUrl::File(_)) => &["username", "password_file", "transport"],
+        None => &[],
+    };
+    for key in useless.iter().filter(|k| section.has(k)) {
+        let scheme = if matches!(url, Some(SourceUrl::File(_))) {
+            "file:"
+        } else {
+            "rtsp:"
+        };
+        section.wrong(
+            key,
+            format!("has no use with a `{scheme}` url"),
+            "take it out",
+        );
+    }
+    if let Some(SourceUrl::File(path)) = &url
+        && let Err(e) = std::fs::File::open(section.resolve(path))
+    {
+        let message = format!("{}: {e}", section.resolve(path).display());
+        section.wrong(
+            "url",
+            message,
+            "name a clip that the daemon's user can read",
+        );
+    }
+    let analyse_fps = section.number("analyse_fps", 0.1..=30.0);
+    let gate = section.boolean("motion_gate").unwrap_or(true);
+    let default = MotionConfig::default();
+    let motion = MotionConfig {
+        min_area: section
+            .number("motion_min_area", 0.0..=1.0)
+            .unwrap_or(default.min_area),
+        hold: section
+            .integer("motion_hold_ms", 0..=600_000)
+            .map_or(default.hold, ms),
+        refresh: section
+            .integer("motion_refresh_ms", 100..=5000)
+            .map_or(default.refresh, ms),
+    };
+    let step_timeout = section.integer("step_timeout_ms", 500..=60_000);
+    let silence = section.integer("silence_ms", 500..=60_000);
+    let gb28181 = section.text("gb28181");
+    if let Some(text) = gb28181
+        && (text.len() != 20 || !text.bytes().all(|b| b.is_ascii_digit()))
+    {
+        section.wrong(
+            "gb28181",
+            format!("`{text}` is not 20 digits"),
+            "correct it, or leave it out",
+        );
+    }
+    let source = url.map(|url| match url {
+        SourceUrl::Rtsp(url) => SourceConfig::Rtsp {
+            url,
+            login: username.zip(password),
+            transport: transport.unwrap_or_default(),
+        },
+        SourceUrl::File(path) => SourceConfig::File {
+            path: section.resolve(&path),
+            pace: pace.unwrap_or_default(),
+            repeat: repeat.unwrap_or(false),
+        },
+    });
+    section.finish();
+    Some(CameraConfig {
+        id: id?,
+        gb28181: gb28181.map(str::to_owned),
+        capture: CaptureConfig {
+            source: source?,
+            step_timeout: step_timeout.map_or(CaptureConfig::STEP_TIMEOUT, ms),
+            silence: silence.map_or(CaptureConfig::SILENCE, ms),
+        },
+        decode: DecodeConfig {
+            analyse_fps: analyse_fps.unwrap_or(DecodeConfig::default().analyse_fps),
+            motion: gate.then_some(motion),
+        },
+    })
+}
+
+/// A camera's URL, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceUrl {
+    /// `rtsp://…`
+    Rtsp(Url),
+    /// `file:…`: the path as written, possibly relative.
+    File(String),
+}
+
+/// Reads `rtsp://host[:port]/path` or `file:path`.
+///
+/// # Errors
+/// What is wrong, without the password if there is one, and what to do.
+pub fn source_url(text: &str) -> Result<SourceUrl, (String, &'static str)> {
+    const FORM: &str = "write `rtsp://host[:554]/path` or `file:/path/clip.mp4`";
+    if let Some(path) = text.strip_prefix("file:") {
+        // file:///a/b and file:/a/b are absolute, file:a/b is relative to the config file.
+        let path = path.strip_prefix("//").unwrap_or(path);
+        if path.is_empty() {
+            return Err(("names no file".to_owned(), FORM));
+        }
+        return Ok(SourceUrl::File(path.to_owned()));
+    }
+    let url = Url::parse(text).map_err(|e| (format!("is no URL: {e}"), FORM))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        let remedy = "take them out of the URL: they belong into `username` and `password_file`";
+        return Err(("holds a user name or password".to_owned(), remedy));
+    }
+    match url.scheme() {
+        "rtsp" if url.host_str().is_some_and(|h| !h.is_empty()) => Ok(SourceUrl::Rtsp(url)),
+        "rtsp" => Err(("names no host".to_owned(), FORM)),
+        "rtsps" => {
+            let remedy = "RTSP over TLS is not supported; put the camera on a network of its own and use `rtsp://`";
+            Err(("is `rtsps://`".to_owned(), remedy))
+        }
+        other => Err((format!("`{other}:` is no camera"), FORM)),
+    }
+}
+
+fn default_class(code: &Name) -> Urgency {
+    let code = code.as_str();
+    if code == "pest.rodent" || code.starts_with("fire.") {
+        Urgency::Immediate
+    } else if code.starts_with("env.") {
+        Urgency::Routine
+    } else {
+        Urgency::TimeLimited
+    }
+}
+
+fn read_rules(
+    reading: &Reading<'_>,
+    tables: &[(usize, &DeTable<'_>)],
+    cameras: Option<&Cameras>,
+    all_labels: &mut Vec<Located<String>>,
+) -> Option<Vec<RuleDraft>> {
+    let mut ids: Vec<Name> = Vec::new();
+    let mut rules = Vec::new();
+    for (i, (at, table)) in tables.iter().enumerate() {
+        let section = Section::new(reading, "rule", format!("rule[{i}]"), *at, table);
+        let id = section.name("id");
+        note_duplicate(&section, id.as_ref(), &mut ids);
+        rules.push(read_rule(section, id, cameras, all_labels));
+    }
+    if rules.is_empty() {
+        None
+    } else {
+        rules.into_iter().collect()
+    }
+}
+
+fn read_rule(
+    section: Section<'_, '_>,
+    id: Option<Name>,
+    cameras: Option<&Cameras>,
+    all_labels: &mut Vec<Located<String>>,
+) -> Option<RuleDraft> {
+    let version = section.integer("version", 1..=1_000_000);
+    let code = section.name("code");
+    let class = section
+        .integer("class", 1..=3)
+        .and_then(|c| Urgency::from_class(c as u8));
+    let watched = section
+        .texts("cameras")
+        .map(|names| cameras_named(&section, &names, cameras));
+    let labels = section.texts("labels");
+    all_labels.extend(labels.iter().flatten().cloned());
+    let zone_name = section.name("zone_name");
+    let zone = section
+        .corners("zone")
+        .and_then(|corners| polygon(&section, corners));
+    if section.has("zone_name") && !section.has("zone") {
+        section.wrong(
+            "zone_name",
+            "needs `zone`",
+            "add `zone = [[x, y], …]`, or take the name out",
+        );
+    }
+    let threshold = section.number("threshold", f32::MIN_POSITIVE..=1.0);
+    let samples = section.integer("samples", 1..=100);
+    let dwell_ms = section.integer("dwell_ms", 0..=3_600_000);
+    let clear_ms = section.integer("clear_ms", 1000..=3_600_000);
+    let update_ms = section.integer("update_ms", 1000..=86_400_000);
+    section.finish();
+    let all = || {
+        (0..cameras.map_or(0, Vec::len))
+            .map(|i| CameraIx(i as u16))
+            .collect()
+    };
+    let code = code?;
+    let zone = zone.map(|polygon| {
+        let name = zone_name.unwrap_or_else(|| Name::new("zone").expect("a valid name"));
+        Zone { name, polygon }
+    });
+    Some(RuleDraft {
+        labels: labels?,
+        threshold,
+        config: RuleConfig {
+            id: id?,
+            version: version.unwrap_or(1) as u32,
+            urgency: class.unwrap_or_else(|| default_class(&code)),
+            code,
+            cameras: watched.unwrap_or_else(all),
+            classes: Vec::new(),
+            zone,
+            threshold: threshold.unwrap_or(0.0),
+            samples: samples.unwrap_or(5) as usize,
+            dwell_ms: dwell_ms.unwrap_or(3000),
+            clear_ms: clear_ms.unwrap_or(20_000),
+            update_ms: update_ms.unwrap_or(60_000),
+        },
+    })
+}
+
+fn cameras_named(
+    section: &Section<'_, '_>,
+    names: &[Located<String>],
+    cameras: Option<&Cameras>,
+) -> Vec<CameraIx> {
+    let mut found = Vec::new();
+    let Some(cameras) = cameras else { return found };
+    let ids: Vec<&str> = cameras
+        .iter()
+        .flat_map(|(id, _)| id)
+        .map(Name::as_str)
+        .collect();
+    // One whose name is wrong may be the one that is meant: do not blame the rule for it.
+    let complete = ids.len() == cameras.len();
+    for name in names {
+        let is_meant = |id: &Name| id.as_str() == name.value;
+        let at = cameras
+            .iter()
+            .position(|(id, _)| id.as_ref().is_some_and(is_meant));
+        match at {
+            Some(i) if found.contains(&CameraIx(i as u16)) => {
+                section.wrong(
+                    "cameras",
+                    format!("names `{}` twice", name.value),
+                    "take one out",
+                );
+            }
+            Some(i) => found.push(CameraIx(i as u16)),
+            None if complete => {
+                let remedy = did_you_mean(&name.value, ids.iter().copied())
+                    .unwrap_or_else(|| format!("cameras here: {}", ids.join(", ")));
+                section.wrong(
+                    "cameras",
+                    format!("there is no camera `{}`", name.value),
+                    remedy,
+                );
+            }
+            None => {}
+        }
+    }
+    found
+}
+
+fn polygon(section: &Section<'_, '_>, corners: Vec<(f32, f32)>) -> Option<Polygon> {
+    let corners: Vec<Point> = corners.into_iter().map(|(x, y)| Point { x, y }).collect();
+    let Some(polygon) = Polygon::new(corners) else {
+        section.wrong(
+            "zone",
+            "has fewer than 3 corners",
+            "write at least 3 corners `[x, y]`",
+        );
+        return None;
+    };
+    if polygon.crosses_itself() {
+        let remedy = "list the corners in order, once around the area";
+        section.wrong("zone", "crosses itself", remedy);
+        return None;
+    }
+    Some(polygon)
+}

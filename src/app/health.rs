@@ -1,0 +1,204 @@
+//! What the site says of itself: capture's and decode's word on each camera merged into one state,
+//! and the problems a person should look at.
+use std::collections::BTreeMap;
+
+use tokio::sync::watch;
+
+use crate::base::time::SharedClock;
+use crate::capture::{CaptureHealth, CaptureState};
+use crate::decode::DecodeHealth;
+use crate::uplink::{CameraReport, CameraState, SiteState};
+
+/// The site's problems by name, published through [`SiteState::problems`]. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Problems {
+    named: std::sync::Arc<std::sync::Mutex<BTreeMap<&'static str, String>>>,
+    state: watch::Sender<SiteState>,
+}
+
+impl Problems {
+    /// None yet.
+    pub fn new(state: watch::Sender<SiteState>) -> Self {
+        Self {
+            named: std::sync::Arc::default(),
+            state,
+        }
+    }
+
+    /// There is (still) this problem.
+    pub fn set(&self, name: &'static str, message: &str) {
+        self.change(|named| named.insert(name, message.to_owned()).as_deref() != Some(message));
+    }
+
+    /// It is over.
+    pub fn clear(&self, name: &'static str) {
+        self.change(|named| named.remove(name).is_some());
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<&'static str, String>) -> bool) {
+        let mut named = self
+            .named
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if change(&mut named) {
+            let problems: Vec<String> = named.values().cloned().collect();
+            self.state.send_modify(|s| s.problems = problems);
+        }
+    }
+}
+
+/// Capture's and decode's word in one. A camera counts as online once a picture has been decoded:
+/// packets alone show nobody anything.
+fn merged(capture: &CaptureHealth, decode: &DecodeHealth) -> (CameraState, String) {
+    let detail = || capture.detail.clone();
+    match capture.state {
+        CaptureState::Online if decode.failed => (
+            CameraState::Failed,
+            "decoding keeps failing; tried again in minutes".to_owned(),
+        ),
+        CaptureState::Online if decode.size.is_none() => {
+            let detail = "waiting for a picture that stands alone (GOP start)";
+            (CameraState::Connecting, detail.to_owned())
+        }
+        CaptureState::Online => (CameraState::Online, detail()),
+        CaptureState::Connecting => (CameraState::Connecting, detail()),
+        CaptureState::Unauthorised => (CameraState::Unauthorised, detail()),
+        CaptureState::Offline => (CameraState::Offline, detail()),
+        CaptureState::NoVideo => (CameraState::NoVideo, detail()),
+        CaptureState::Ended => (CameraState::Ended, detail()),
+    }
+}
+
+/// The rate as worth telling: a retained message for every tenth of a picture would be noise.
+fn worth_telling(old: Option<f32>, new: f32) -> bool {
+    old.is_none_or(|old| (old - new).abs() >= 1.0 || (old > 0.0) != (new > 0.0))
+}
+
+/// Updates `report` and says whether that changed anything.
+fn update(
+    report: &mut CameraReport,
+    capture: &CaptureHealth,
+    decode: &DecodeHealth,
+    clock: &SharedClock,
+) -> bool {
+    let before = report.clone();
+    let (state, detail) = merged(capture, decode);
+    if state != report.state {
+        report.since = clock.utc();
+    }
+    (report.state, report.detail) = (state, detail);
+    report.codec = capture.info.as_ref().map(|i| i.codec.name().to_owned());
+    let size = decode.size.or(capture.info.as_ref().and_then(|i| i.size));
+    (report.width, report.height) = (size.map(|s| s.width_px), size.map(|s| s.height_px));
+    let fps = if state == CameraState::Online {
+        decode.fps
+    } else {
+        0.0
+    };
+    if worth_telling(report.fps, fps) {
+        report.fps = Some(fps.round());
+    }
+    *report != before
+}
+
+/// Keeps one camera's report in `state` up to date until both senders are gone.
+pub async fn follow(
+    index: usize,
+    mut capture: watch::Receiver<CaptureHealth>,
+    mut decode: watch::Receiver<DecodeHealth>,
+    state: watch::Sender<SiteState>,
+    clock: SharedClock,
+) {
+    let (mut capture_open, mut decode_open) = (true, true);
+    while capture_open || decode_open {
+        let (c, d) = (
+            capture.borrow_and_update().clone(),
+            *decode.borrow_and_update(),
+        );
+        state.send_if_modified(|s| update(&mut s.cameras[index], &c, &d, &clock));
+        tokio::select! {
+            changed = capture.changed(), if capture_open => capture_open = changed.is_ok(),
+            changed = decode.changed(), if decode_open => decode_open = changed.is_ok(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::geometry::SizePx;
+    use crate::base::time::{ManualClock, MonoMicros, UtcMicros};
+
+    fn report() -> CameraReport {
+        CameraReport {
+            camera: "wok-1".to_owned(),
+            state: CameraState::Connecting,
+            since: UtcMicros(1),
+            detail: String::new(),
+            codec: None,
+            width: None,
+            height: None,
+            fps: None,
+        }
+    }
+
+    #[test]
+    fn a_camera_is_online_only_once_a_picture_was_decoded() {
+        let clock: SharedClock = ManualClock::new(MonoMicros(0), UtcMicros(7));
+        let mut capture = CaptureHealth::starting(UtcMicros(1));
+        capture.state = CaptureState::Online;
+        let mut decode = DecodeHealth::default();
+        let mut report = report();
+        update(&mut report, &capture, &decode, &clock);
+        assert_eq!(report.state, CameraState::Connecting);
+        assert_eq!(report.since, UtcMicros(1));
+        decode.size = Some(SizePx {
+            width_px: 64,
+            height_px: 32,
+        });
+        update(&mut report, &capture, &decode, &clock);
+        assert_eq!(
+            (report.state, report.since),
+            (CameraState::Online, UtcMicros(7))
+        );
+        assert_eq!((report.width, report.height), (Some(64), Some(32)));
+        decode.failed = true;
+        update(&mut report, &capture, &decode, &clock);
+        assert_eq!(report.state, CameraState::Failed);
+    }
+
+    #[test]
+    fn a_jittering_rate_is_no_news() {
+        let clock: SharedClock = ManualClock::new(MonoMicros(0), UtcMicros(7));
+        let mut capture = CaptureHealth::starting(UtcMicros(1));
+        capture.state = CaptureState::Online;
+        let size = Some(SizePx {
+            width_px: 64,
+            height_px: 32,
+        });
+        let mut report = report();
+        let mut with = |fps| {
+            let decode = DecodeHealth {
+                failed: false,
+                size,
+                fps,
+            };
+            update(&mut report, &capture, &decode, &clock)
+        };
+        assert!(with(24.9));
+        assert!(!with(25.2));
+        assert!(with(12.0));
+        assert!(with(0.0));
+    }
+
+    #[test]
+    fn problems_come_and_go_by_name() {
+        let (state, seen) = watch::channel(SiteState::default());
+        let problems = Problems::new(state);
+        problems.set("b", "two");
+        problems.set("a", "one");
+        assert_eq!(seen.borrow().problems, ["one", "two"]);
+        problems.clear("b");
+        assert_eq!(seen.borrow().problems, ["one"]);
+    }
+}

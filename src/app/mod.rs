@@ -1,0 +1,19 @@
+//! Composition: the only module that sees all stages, and that no stage sees.
+//!
+//! `cli` parses the command line; each command has its module; `site` builds, runs and stops the
+//! pipeline; `analytics` is the one thread where track, rules and evidence meet.
+mod analytics;
+mod blocking;
+mod check;
+pub mod cli;
+pub mod config;
+mod demo;
+pub mod exit;
+mod health;
+mod logging;
+mod probe;
+mod run;
+mod site;
+mod tail;
+mod terminal;
+mod watchdog;

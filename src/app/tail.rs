@@ -1,0 +1,322 @@
+//! `mingchu tail`: what sites publish, readable for an operator, or as JSON for a machine.
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::config;
+use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
+use super::run::Signals;
+use super::terminal::{Terminal, Tone};
+use crate::base::ids::Name;
+use crate::base::secret::Secret;
+use crate::base::time::UtcMicros;
+use crate::uplink::{
+    ALL_SITES, AckBy, CameraState, CameraStatus, FindingEvent, FindingPhase, Heard, Message,
+    SiteIdentity, SiteStatus, Subscriber, Telemetry, TlsConfig, TopicKind, Topics, UplinkConfig,
+};
+
+/// What to follow and how.
+#[derive(Clone, Debug)]
+pub struct TailOptions {
+    /// A site's config: broker, login, TLS and the site.
+    pub config: Option<PathBuf>,
+    /// Or the broker's URL.
+    pub broker: Option<String>,
+    /// User name and password.
+    pub login: Option<(String, Secret)>,
+    /// Authorities for TLS.
+    pub ca_file: Option<PathBuf>,
+    /// Only this region.
+    pub region: Option<String>,
+    /// Only this site.
+    pub site: Option<String>,
+    /// Show telemetry.
+    pub telemetry: bool,
+    /// JSON lines.
+    pub json: bool,
+}
+
+/// A client id that no other tail and no daemon has.
+fn client_id() -> String {
+    format!("mingchu-tail-{:08x}", fastrand::u32(..))
+}
+
+fn usage(why: String) -> Failure {
+    Failure::new(ExitCode::Usage, anyhow::anyhow!(why))
+}
+
+/// How to reach the broker, and what to ask it for.
+fn target(options: &TailOptions) -> Result<(UplinkConfig, String), Failure> {
+    if let Some(path) = &options.config {
+        let site = config::load(path).or_exit(ExitCode::Config)?;
+        let filter = Topics::new(&site.identity).all();
+        return Ok((
+            UplinkConfig {
+                client_id: client_id(),
+                ..site.uplink
+            },
+            filter,
+        ));
+    }
+    let broker = options.broker.as_deref().unwrap_or_default();
+    let address = config::broker_address(broker)
+        .map_err(|(message, remedy)| usage(format!("--broker {message}: {remedy}")))?;
+    let tls = match (&options.ca_file, address.tls) {
+        (Some(ca_file), true) => Some(TlsConfig {
+            ca_file: ca_file.clone(),
+            client: None,
+        }),
+        (None, false) => None,
+        (None, true) => return Err(usage("mqtts:// needs --ca-file".to_owned())),
+        (Some(_), false) => return Err(usage("--ca-file has no use with mqtt://".to_owned())),
+    };
+    let level = |name: &str, value: &Option<String>| match value {
+        None => Ok("+".to_owned()),
+        Some(text) => match Name::new(text) {
+            Ok(_) => Ok(text.clone()),
+            Err(e) => Err(usage(format!("--{name} {text}: {e}"))),
+        },
+    };
+    let filter = if options.region.is_none() && options.site.is_none() {
+        ALL_SITES.to_owned()
+    } else {
+        let (region, site) = (
+            level("region", &options.region)?,
+            level("site", &options.site)?,
+        );
+        format!("mingchu/v1/{region}/{site}/#")
+    };
+    let config = UplinkConfig {
+        host: address.host,
+        port: address.port,
+        tls,
+        client_id: client_id(),
+        login: options.login.clone(),
+        ack: AckBy::Broker,
+        window: 1,
+        keep_alive: Duration::from_secs(30),
+        progress_timeout: Duration::from_secs(20),
+        telemetry_every: Duration::from_secs(60),
+    };
+    Ok((config, filter))
+}
+
+/// Follows the topics until a signal.
+///
+/// # Errors
+/// A command line or config that cannot be used. A broker that is away is waited for.
+pub async fn run(options: TailOptions, terminal: Terminal) -> Outcome {
+    let (config, filter) = target(&options)?;
+    let broker = format!("{}:{}", config.host, config.port);
+    crate::uplink::check(&config)
+        .map_err(|e| Failure::new(ExitCode::Config, anyhow::anyhow!("{}", e.chain())))?;
+    let mut signals = Signals::catch().or_exit(ExitCode::Internal)?;
+    let mut subscriber = Subscriber::new(config, filter.clone());
+    loop {
+        let heard = tokio::select! {
+            () = signals.next() => return Ok(()),
+            heard = subscriber.next() => heard,
+        };
+        match heard {
+            Heard::Connected => tracing::info!("following {filter} at {broker}"),
+            Heard::Lost { error, retry_in } => {
+                // To the log, not among the messages: a script reads those.
+                tracing::warn!(err = %error.chain(), retry_in_s = retry_in.as_secs(), "not connected to {broker}");
+            }
+            Heard::Message(message) if options.json => terminal.line(as_json(&message)),
+            Heard::Message(message) => {
+                if let Some(line) = as_text(&message, options.telemetry, terminal) {
+                    terminal.line(line);
+                }
+            }
+        }
+    }
+}
+
+fn as_json(message: &Message) -> String {
+    let payload = serde_json::from_slice(&message.payload).unwrap_or_else(|_| {
+        if message.payload.is_empty() {
+            Value::Null
+        } else {
+            Value::String(String::from_utf8_lossy(&message.payload).into_owned())
+        }
+    });
+    let line = json!({"topic": message.topic, "retain": message.retain, "payload": payload});
+    line.to_string()
+}
+
+/// Hour, minute and second of an RFC 3339 time.
+fn clock_of(utc: UtcMicros) -> String {
+    let text = utc.to_string();
+    text.get(11..19).unwrap_or(&text).to_owned()
+}
+
+/// The line for one message; `None` for what an operator need not see.
+pub fn as_text(message: &Message, telemetry: bool, terminal: Terminal) -> Option<String> {
+    let Some((_, site, kind)) = Topics::parse(&message.topic) else {
+        return Some(terminal.paint(Tone::Faint, format_args!("unknown topic {}", message.topic)));
+    };
+    let site = site.to_string();
+    let payload = &message.payload[..];
+    let line = match kind {
+        TopicKind::Status => {
+            serde_json::from_slice(payload).map(|s| Some(status_line(&site, &s, terminal)))
+        }
+        TopicKind::CameraStatus(_) => {
+            serde_json::from_slice(payload).map(|s| Some(camera_line(&site, &s, terminal)))
+        }
+        TopicKind::Finding(_) => {
+            serde_json::from_slice(payload).map(|f| Some(finding_line(&site, &f, terminal)))
+        }
+        TopicKind::Telemetry if telemetry => {
+            serde_json::from_slice(payload).map(|t| Some(telemetry_line(&site, &t, terminal)))
+        }
+        // Active: the same findings again, for whoever connects later.
+        TopicKind::Telemetry | TopicKind::Active(_) => Ok(None),
+        TopicKind::Receipt => Ok(Some(terminal.paint(
+            Tone::Faint,
+            format_args!(
+                "         {site}  receipt {}",
+                String::from_utf8_lossy(payload)
+            ),
+        ))),
+        TopicKind::Other(rest) => Ok(Some(
+            terminal.paint(Tone::Faint, format_args!("         {site}  {rest}")),
+        )),
+    };
+    line.unwrap_or_else(|e| {
+        let text = format!(
+            "         {site}  unreadable message on {}: {e}",
+            message.topic
+        );
+        Some(terminal.paint(Tone::Warn, text))
+    })
+}
+
+fn status_line(site: &str, status: &SiteStatus, terminal: Terminal) -> String {
+    let word = if status.online {
+        terminal.paint(Tone::Good, "ONLINE  ")
+    } else {
+        terminal.paint(Tone::Bad, "OFFLINE ")
+    };
+    let mut line = format!("{}  {site}  {word}", clock_of(status.time));
+    if status.online {
+        line += &format!("  {} cameras", status.cameras);
+        if let Some(outbox) = status.outbox.filter(|o| o.records > 0) {
+            line += &format!(", {} records waiting", outbox.records);
+        }
+        if let Some(parked) = status.outbox.map(|o| o.parked).filter(|n| *n > 0) {
+            line += &terminal.paint(Tone::Bad, format_args!(", {parked} refused for good"));
+        }
+    } else {
+        line += "  nobody is watching there";
+    }
+    for problem in &status.problems {
+        line += &format!("\n          {}", terminal.paint(Tone::Warn, problem));
+    }
+    line
+}
+
+fn camera_line(site: &str, status: &CameraStatus, terminal: Terminal) -> String {
+    let report = &status.report;
+    let tone = match report.state {
+        CameraState::Online => Tone::Good,
+        CameraState::Connecting | CameraState::Ended => Tone::Faint,
+        _ => Tone::Bad,
+    };
+    let state = serde_json::to_value(report.state).unwrap_or_default();
+    let word = terminal.paint(tone, format_args!("{:<8}", state.as_str().unwrap_or("?")));
+    let mut line = format!(
+        "{}  {site}  {word}  camera {}",
+        clock_of(status.time),
+        report.camera
+    );
+    if let (Some(codec), Some(width), Some(height)) = (&report.codec, report.width, report.height) {
+        let fps = report.fps.unwrap_or(0.0);
+        line += &terminal.paint(
+            Tone::Faint,
+            format_args!("  {codec} {width}x{height} {fps:.0} fps"),
+        );
+    }
+    if !report.detail.is_empty() {
+        line += &format!("  {}", report.detail);
+    }
+    line
+}
+
+fn finding_line(site: &str, event: &FindingEvent, terminal: Terminal) -> String {
+    let f = &event.data;
+    let word = match f.phase {
+        FindingPhase::Opened => terminal.paint(Tone::Bad, "FOUND   "),
+        FindingPhase::Updated => terminal.paint(Tone::Warn, "goes on "),
+        FindingPhase::Closed => terminal.paint(Tone::Good, "closed  "),
+    };
+    let zone = f
+        .camera
+        .zone
+        .as_ref()
+        .map_or_else(String::new, |z| format!("/{z}"));
+    let shown = match f.phase {
+        FindingPhase::Closed => f.closed_at.unwrap_or(f.last_seen),
+        _ => f.last_seen,
+    };
+    let code = terminal.paint(Tone::Bold, &f.code);
+    let mut line = format!(
+        "{}  {site}  {word}  {code}  {}{zone}",
+        clock_of(shown),
+        f.camera.id
+    );
+    if f.phase == FindingPhase::Closed {
+        let seconds = (f.last_seen.0 - f.first_seen.0) / 1_000_000;
+        line += &format!("  lasted {seconds} s");
+    } else if let Some(object) = f.objects.first() {
+        line += &format!("  {} {:.2}", object.label, object.score);
+    }
+    let short: String = f
+        .finding
+        .simple()
+        .to_string()
+        .chars()
+        .rev()
+        .take(6)
+        .collect();
+    let short: String = short.chars().rev().collect();
+    let faint = format!("  class {}  #{short}.{}", f.class, f.revision);
+    line += &terminal.paint(Tone::Faint, faint);
+    if f.replayed {
+        line += &terminal.paint(Tone::Faint, "  delivered late");
+    }
+    line
+}
+
+fn telemetry_line(site: &str, telemetry: &Telemetry, terminal: Terminal) -> String {
+    let sum = |name: &str| -> u64 {
+        let of_name = |k: &str| k == name || k.starts_with(&format!("{name}{{"));
+        telemetry
+            .counters
+            .iter()
+            .filter(|(k, _)| of_name(k))
+            .map(|(_, v)| v)
+            .sum()
+    };
+    let text = format!(
+        "up {} s, {} pictures decoded, {} analysed, {} replaced, {} records waiting",
+        telemetry.uptime_seconds,
+        sum("decode_frames_total"),
+        sum("detect_frames_total"),
+        sum("frames_replaced_total"),
+        sum("outbox_records"),
+    );
+    let time = clock_of(telemetry.time);
+    format!(
+        "{time}  {site}  {}",
+        terminal.paint(Tone::Faint, format_args!("telemetry  {text}"))
+    )
+}
+
+/// For the demo, which knows its site.
+pub fn own_subscriber(mut config: UplinkConfig, site: &SiteIdentity) -> Subscriber {
+    config.client_id = client_id();
+    Subscriber::new(config, Topics::new(site).all())
+}

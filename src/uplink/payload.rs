@@ -1,0 +1,708 @@
+//! What goes over the wire, as the centre reads it: findings, status, telemetry, receipts.
+//!
+//! What must not be here: topics, and how anything is delivered. Names, order and meaning of the
+//! fields are a public contract (v1): a field may be added at the end of its object, none may change
+//! or go. Times are RFC 3339 in UTC with milliseconds; scores have at most four decimals.
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use uuid::Uuid;
+
+use super::config::SiteIdentity;
+use crate::base::time::UtcMicros;
+
+/// Media type of a finding's message, for the MQTT 5 content type.
+pub const FINDING_CONTENT_TYPE: &str = "application/cloudevents+json";
+/// Media type of every other payload.
+pub const JSON_CONTENT_TYPE: &str = "application/json";
+
+/// Times as RFC 3339 text. Reading keeps microseconds if they are given.
+mod rfc3339 {
+    use super::{Deserialize, Deserializer, Serializer, UtcMicros};
+
+    pub fn serialize<S: Serializer>(t: &UtcMicros, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(t)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<UtcMicros, D::Error> {
+        let text = String::deserialize(d)?;
+        let time: jiff::Timestamp = text.parse().map_err(serde::de::Error::custom)?;
+        Ok(UtcMicros(time.as_microsecond()))
+    }
+
+    pub mod option {
+        use super::{Deserializer, Serializer, UtcMicros};
+        use serde::Deserialize;
+
+        pub fn serialize<S: Serializer>(t: &Option<UtcMicros>, s: S) -> Result<S::Ok, S::Error> {
+            match t {
+                Some(t) => s.collect_str(t),
+                None => s.serialize_none(),
+            }
+        }
+
+        pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<UtcMicros>, D::Error> {
+            #[derive(Deserialize)]
+            struct Time(#[serde(with = "super")] UtcMicros);
+            Ok(Option::<Time>::deserialize(d)?.map(|t| t.0))
+        }
+    }
+}
+
+/// Four decimals; what is not a number becomes 0, for JSON has no word for it. In double precision,
+/// so that every serializer writes 0.9123 and none 0.912299990654.
+fn rounded(v: f32) -> f64 {
+    if v.is_finite() {
+        (f64::from(v) * 1e4).round() / 1e4
+    } else {
+        0.0
+    }
+}
+
+fn one_rounded<S: Serializer>(v: &f32, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_f64(rounded(*v))
+}
+
+fn all_rounded<S: Serializer>(v: &[f32], s: S) -> Result<S::Ok, S::Error> {
+    s.collect_seq(v.iter().map(|v| rounded(*v)))
+}
+
+/// A finding's revision as a CloudEvent 1.0 in structured JSON. Receivers upsert on
+/// (`source`, `id`): duplicates are expected.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FindingEvent {
+    /// Always `1.0`.
+    pub specversion: String,
+    /// `<finding>.<revision>`.
+    pub id: String,
+    /// `//mingchu/{region}/{site}`.
+    pub source: String,
+    /// `cn.mingchu.finding.{opened|updated|closed}.v1`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `camera/{id}`.
+    pub subject: String,
+    /// When the record was committed; the same however often it is sent.
+    #[serde(with = "rfc3339")]
+    pub time: UtcMicros,
+    /// Always `application/json`.
+    pub datacontenttype: String,
+    /// Number of the record in its site, from 1, without gaps.
+    pub seq: u64,
+    /// The revision itself.
+    pub data: FindingData,
+}
+
+impl FindingEvent {
+    /// Wraps `data`, committed as record `seq` at `time`.
+    pub fn new(site: &SiteIdentity, seq: u64, time: UtcMicros, data: FindingData) -> Self {
+        Self {
+            specversion: "1.0".to_owned(),
+            id: format!("{}.{}", data.finding, data.revision),
+            source: format!("//mingchu/{}/{}", site.region, site.site),
+            kind: format!("cn.mingchu.finding.{}.v1", data.phase.as_str()),
+            subject: format!("camera/{}", data.camera.id),
+            time,
+            datacontenttype: "application/json".to_owned(),
+            seq,
+            data,
+        }
+    }
+}
+
+/// Where a finding is in its life. Closed is final.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FindingPhase {
+    /// Revision 1.
+    Opened,
+    /// It goes on.
+    Updated,
+    /// It is over.
+    Closed,
+}
+
+impl FindingPhase {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Opened => "opened",
+            Self::Updated => "updated",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// One revision of a finding.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FindingData {
+    /// UUID v7, the same for all revisions.
+    pub finding: Uuid,
+    /// 1, 2, 3 … without gaps.
+    pub revision: u32,
+    /// See [`FindingPhase`].
+    pub phase: FindingPhase,
+    /// Violation code, e.g. `ppe.mask.missing`; also the last level of the topic, so it holds only
+    /// `[a-z0-9-.]`.
+    pub code: String,
+    /// 1 immediate, 2 time-limited, 3 routine. Class 1 is delivered first.
+    pub class: u8,
+    /// Set by the uplink when it sends: this is not news, it was committed before the connection
+    /// began or was sent before.
+    pub replayed: bool,
+    /// Where it happened.
+    pub site: SiteRef,
+    /// Which camera saw it.
+    pub camera: CameraRef,
+    /// Which rule decided.
+    pub rule: RuleRef,
+    /// Which model saw it; absent if none was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelRef>,
+    /// Receipt of the first picture of the incident.
+    #[serde(with = "rfc3339")]
+    pub first_seen: UtcMicros,
+    /// Receipt of the newest picture that showed it.
+    #[serde(with = "rfc3339")]
+    pub last_seen: UtcMicros,
+    /// Receipt of the picture that closed it; null while it is open.
+    #[serde(with = "rfc3339::option")]
+    pub closed_at: Option<UtcMicros>,
+    /// Pictures that showed it since `first_seen`.
+    pub samples: u32,
+    /// The scores in the rule's window, oldest first, `0.0..=1.0`.
+    #[serde(serialize_with = "all_rounded")]
+    pub scores: Vec<f32>,
+    /// What was seen in the newest picture that showed it.
+    pub objects: Vec<ObjectRef>,
+    /// What there is to look at.
+    pub evidence: Vec<EvidenceRef>,
+    /// How far the times can be trusted.
+    pub clock: ClockRef,
+}
+
+/// The premises.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteRef {
+    /// As in the topic.
+    pub id: String,
+    /// Unified social credit code of the business.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uscc: Option<String>,
+}
+
+/// The camera.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CameraRef {
+    /// Its name in the site.
+    pub id: String,
+    /// Its GB/T 28181 device id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gb28181: Option<String>,
+    /// The part of the picture the rule watches; absent: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+}
+
+/// The rule, with what it asked for, so that the finding explains itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RuleRef {
+    /// Its name in the site's config.
+    pub id: String,
+    /// As its author counts.
+    pub version: u32,
+    /// How long it had to last before a finding opened, in milliseconds.
+    pub dwell_ms: u64,
+    /// What the median score had to reach, `0.0..=1.0`.
+    #[serde(serialize_with = "one_rounded")]
+    pub threshold: f32,
+    /// Pictures in the window of the median.
+    pub window: u32,
+    /// Watched time without the violation before it closes, in milliseconds.
+    pub clear_ms: u64,
+}
+
+/// The model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelRef {
+    /// Name on its card.
+    pub name: String,
+    /// Version on its card.
+    pub version: String,
+    /// Digest of its file, 64 hex digits.
+    pub sha256: String,
+}
+
+/// One object seen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ObjectRef {
+    /// What it shows.
+    pub label: String,
+    /// `0.0..=1.0`.
+    #[serde(serialize_with = "one_rounded")]
+    pub score: f32,
+    /// Left, top, right, bottom as fractions of the picture.
+    #[serde(rename = "box", serialize_with = "all_rounded")]
+    pub rect: [f32; 4],
+    /// Ephemeral: means nothing outside the finding.
+    pub track: u64,
+}
+
+/// One piece of evidence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceRef {
+    /// What it is: `frame`, `clip`.
+    pub kind: String,
+    /// Media type, e.g. `image/jpeg`.
+    pub media: String,
+    /// Digest of the file, 64 hex digits.
+    pub sha256: String,
+    /// Size of the file.
+    pub bytes: u64,
+    /// Whether faces in it are blurred.
+    pub redacted: bool,
+}
+
+/// The state of the site's clock when the revision was decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockRef {
+    /// Whether something kept it right.
+    pub synced: bool,
+    /// What kept it: `ntp`, `rtc`, `none`.
+    pub source: String,
+    /// How far it may be off; null if nobody knows.
+    pub uncertainty_ms: Option<u64>,
+}
+
+/// The site's word on itself, retained. The last will is the same with `online: false`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteStatus {
+    /// Whether the daemon is connected.
+    pub online: bool,
+    /// Rises with every connection, for ever: a status with a lower epoch than one already seen is
+    /// old, whenever it arrives.
+    pub epoch: u64,
+    /// The daemon's version.
+    pub version: String,
+    /// When the daemon started.
+    #[serde(with = "rfc3339")]
+    pub started: UtcMicros,
+    /// When this was written; for the will, when the connection began.
+    #[serde(with = "rfc3339")]
+    pub time: UtcMicros,
+    /// How many cameras there are, whatever their state.
+    pub cameras: u32,
+    /// What waits; absent in a will, which cannot know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outbox: Option<OutboxStatus>,
+    /// What a person should look at, in English, one line each. Empty: all is well.
+    pub problems: Vec<String>,
+}
+
+/// The outbox in figures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutboxStatus {
+    /// Records waiting or on their way.
+    pub records: u64,
+    /// Their payload bytes.
+    pub bytes: u64,
+    /// Age of the oldest.
+    pub oldest_seconds: u64,
+    /// Records the broker refused for good; kept, and tried again after a restart.
+    pub parked: u64,
+}
+
+/// What a camera is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CameraState {
+    /// Pictures come and are looked at.
+    Online,
+    /// A session is being opened.
+    Connecting,
+    /// The camera refuses the login.
+    Unauthorised,
+    /// Not reachable, silent or lost.
+    Offline,
+    /// Reachable, but there is no video we can decode.
+    NoVideo,
+    /// The picture does not change at all.
+    Frozen,
+    /// Something covers the lens.
+    Occluded,
+    /// Too dark to see.
+    Dark,
+    /// Out of focus.
+    Defocused,
+    /// It looks elsewhere than it did.
+    Moved,
+    /// Its clock is off.
+    ClockSkew,
+    /// Its decoder failed too often; tried again later.
+    Failed,
+    /// A file that does not repeat is over.
+    Ended,
+}
+
+/// A camera's state as the site knows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CameraReport {
+    /// Its name; a topic level.
+    pub camera: String,
+    /// See [`CameraState`].
+    pub state: CameraState,
+    /// Since when.
+    #[serde(with = "rfc3339")]
+    pub since: UtcMicros,
+    /// Why, for people; empty while online.
+    pub detail: String,
+    /// `h264` or `h265`; null until known.
+    pub codec: Option<String>,
+    /// Columns; null until known.
+    pub width: Option<u32>,
+    /// Rows; null until known.
+    pub height: Option<u32>,
+    /// Pictures a second as received; null until known.
+    pub fps: Option<f32>,
+}
+
+/// A camera's word, retained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CameraStatus {
+    /// The state.
+    #[serde(flatten)]
+    pub report: CameraReport,
+    /// When this was written.
+    #[serde(with = "rfc3339")]
+    pub time: UtcMicros,
+    /// As in [`SiteStatus`]. A camera has no will of its own: once the site's status is offline, all
+    /// its cameras' are void.
+    pub epoch: u64,
+}
+
+/// Counters and gauges, not kept by anybody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Telemetry {
+    /// When they were read.
+    #[serde(with = "rfc3339")]
+    pub time: UtcMicros,
+    /// Since the daemon started.
+    pub uptime_seconds: u64,
+    /// `name{label="value"}` to value. Counters begin at 0 when the daemon starts.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// The centre's word on what it has: all records up to `through`, but for `except`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The highest `seq` this speaks of.
+    pub through: u64,
+    /// Records up to `through` that the centre does not have: they are sent again at once.
+    #[serde(default)]
+    pub except: Vec<u64>,
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::base::ids::Name;
+
+    /// 2026-11-24T03:12:07.412Z
+    pub const T: UtcMicros = UtcMicros(1_795_489_927_412_000);
+
+    pub fn site() -> SiteIdentity {
+        SiteIdentity {
+            region: Name::new("410724").unwrap(),
+            site: Name::new("site-000123").unwrap(),
+            uscc: Some("91410724MA00000000".to_owned()),
+        }
+    }
+
+    pub fn finding(n: u128, revision: u32, phase: FindingPhase) -> FindingData {
+        FindingData {
+            finding: Uuid::from_u128(0x0193_5c3a_0000_7000_8000_0000_0000_0000 + n),
+            revision,
+            phase,
+            code: "ppe.hat.missing".to_owned(),
+            class: 2,
+            replayed: false,
+            site: SiteRef {
+                id: "site-000123".to_owned(),
+                uscc: Some("91410724MA00000000".to_owned()),
+            },
+            camera: CameraRef {
+                id: "wok-1".to_owned(),
+                gb28181: None,
+                zone: Some("wok-line".to_owned()),
+            },
+            rule: RuleRef {
+                id: "hat-wok".to_owned(),
+                version: 7,
+                dwell_ms: 5000,
+                threshold: 0.55,
+                window: 5,
+                clear_ms: 10_000,
+            },
+            model: Some(ModelRef {
+                name: "masked-face".to_owned(),
+                version: "2".to_owned(),
+                sha256: "00".repeat(32),
+            }),
+            first_seen: UtcMicros(T.0 - 5_000_000),
+            last_seen: T,
+            closed_at: (phase == FindingPhase::Closed).then_some(T),
+            samples: 9,
+            scores: vec![0.912_345_6, 0.83],
+            objects: vec![ObjectRef {
+                label: "head-bare".to_owned(),
+                score: 0.912_345_6,
+                rect: [0.412, 0.133, 0.468, 0.241],
+                track: 17,
+            }],
+            evidence: vec![EvidenceRef {
+                kind: "frame".to_owned(),
+                media: "image/jpeg".to_owned(),
+                sha256: "11".repeat(32),
+                bytes: 81_234,
+                redacted: true,
+            }],
+            clock: ClockRef {
+                synced: true,
+                source: "ntp".to_owned(),
+                uncertainty_ms: Some(12),
+            },
+        }
+    }
+
+    pub fn camera_report() -> CameraReport {
+        CameraReport {
+            camera: "wok-1".to_owned(),
+            state: CameraState::NoVideo,
+            since: T,
+            detail: "the camera offers only audio".to_owned(),
+            codec: Some("h264".to_owned()),
+            width: Some(1920),
+            height: Some(1080),
+            fps: Some(25.0),
+        }
+    }
+
+    /// Pretty JSON, after checking that it reads back as what was written.
+    fn wire<T>(value: &T) -> String
+    where
+        T: Serialize + for<'a> Deserialize<'a> + PartialEq + std::fmt::Debug,
+    {
+        let text = serde_json::to_string_pretty(value).unwrap();
+        let back: T = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string_pretty(&back).unwrap(), text);
+        text
+    }
+
+    #[test]
+    fn a_finding_is_a_cloud_event() {
+        let data = finding(1, 3, FindingPhase::Updated);
+        insta::assert_snapshot!(wire(&FindingEvent::new(&site(), 48_211, T, data)), @r#"
+        {
+          "specversion": "1.0",
+          "id": "01935c3a-0000-7000-8000-000000000001.3",
+          "source": "//mingchu/410724/site-000123",
+          "type": "cn.mingchu.finding.updated.v1",
+          "subject": "camera/wok-1",
+          "time": "2026-11-24T03:12:07.412Z",
+          "datacontenttype": "application/json",
+          "seq": 48211,
+          "data": {
+            "finding": "01935c3a-0000-7000-8000-000000000001",
+            "revision": 3,
+            "phase": "updated",
+            "code": "ppe.hat.missing",
+            "class": 2,
+            "replayed": false,
+            "site": {
+              "id": "site-000123",
+              "uscc": "91410724MA00000000"
+            },
+            "camera": {
+              "id": "wok-1",
+              "zone": "wok-line"
+            },
+            "rule": {
+              "id": "hat-wok",
+              "version": 7,
+              "dwell_ms": 5000,
+              "threshold": 0.55,
+              "window": 5,
+              "clear_ms": 10000
+            },
+            "model": {
+              "name": "masked-face",
+              "version": "2",
+              "sha256": "0000000000000000000000000000000000000000000000000000000000000000"
+            },
+            "first_seen": "2026-11-24T03:12:02.412Z",
+            "last_seen": "2026-11-24T03:12:07.412Z",
+            "closed_at": null,
+            "samples": 9,
+            "scores": [
+              0.9123,
+              0.83
+            ],
+            "objects": [
+              {
+                "label": "head-bare",
+                "score": 0.9123,
+                "box": [
+                  0.412,
+                  0.133,
+                  0.468,
+                  0.241
+                ],
+                "track": 17
+              }
+            ],
+            "evidence": [
+              {
+                "kind": "frame",
+                "media": "image/jpeg",
+                "sha256": "1111111111111111111111111111111111111111111111111111111111111111",
+                "bytes": 81234,
+                "redacted": true
+              }
+            ],
+            "clock": {
+              "synced": true,
+              "source": "ntp",
+              "uncertainty_ms": 12
+            }
+          }
+        }
+        "#);
+    }
+
+    #[test]
+    fn a_status_says_what_waits_and_what_is_wrong() {
+        let status = SiteStatus {
+            online: true,
+            epoch: 12,
+            version: "0.1.0".to_owned(),
+            started: UtcMicros(0),
+            time: T,
+            cameras: 4,
+            outbox: Some(OutboxStatus {
+                records: 3,
+                bytes: 4096,
+                oldest_seconds: 61,
+                parked: 1,
+            }),
+            problems: vec!["camera wok-1: no video".to_owned()],
+        };
+        insta::assert_snapshot!(wire(&status), @r#"
+        {
+          "online": true,
+          "epoch": 12,
+          "version": "0.1.0",
+          "started": "1970-01-01T00:00:00.000Z",
+          "time": "2026-11-24T03:12:07.412Z",
+          "cameras": 4,
+          "outbox": {
+            "records": 3,
+            "bytes": 4096,
+            "oldest_seconds": 61,
+            "parked": 1
+          },
+          "problems": [
+            "camera wok-1: no video"
+          ]
+        }
+        "#);
+        let will = SiteStatus {
+            online: false,
+            outbox: None,
+            problems: Vec::new(),
+            ..status
+        };
+        insta::assert_snapshot!(wire(&will), @r#"
+        {
+          "online": false,
+          "epoch": 12,
+          "version": "0.1.0",
+          "started": "1970-01-01T00:00:00.000Z",
+          "time": "2026-11-24T03:12:07.412Z",
+          "cameras": 4,
+          "problems": []
+        }
+        "#);
+    }
+
+    #[test]
+    fn a_cameras_status_is_one_flat_object() {
+        let status = CameraStatus {
+            report: camera_report(),
+            time: T,
+            epoch: 12,
+        };
+        insta::assert_snapshot!(wire(&status), @r#"
+        {
+          "camera": "wok-1",
+          "state": "no_video",
+          "since": "2026-11-24T03:12:07.412Z",
+          "detail": "the camera offers only audio",
+          "codec": "h264",
+          "width": 1920,
+          "height": 1080,
+          "fps": 25.0,
+          "time": "2026-11-24T03:12:07.412Z",
+          "epoch": 12
+        }
+        "#);
+    }
+
+    #[test]
+    fn telemetry_is_a_map_of_counters() {
+        let counters = [
+            ("outbox_records", 3),
+            ("decode_frames_total{camera=\"wok-1\"}", 9),
+        ];
+        let telemetry = Telemetry {
+            time: T,
+            uptime_seconds: 3600,
+            counters: counters.map(|(k, v)| (k.to_owned(), v)).into(),
+        };
+        insta::assert_snapshot!(wire(&telemetry), @r#"
+        {
+          "time": "2026-11-24T03:12:07.412Z",
+          "uptime_seconds": 3600,
+          "counters": {
+            "decode_frames_total{camera=\"wok-1\"}": 9,
+            "outbox_records": 3
+          }
+        }
+        "#);
+    }
+
+    #[test]
+    fn a_receipt_may_leave_out_its_exceptions() {
+        let receipt: Receipt = serde_json::from_str(r#"{"through":7}"#).unwrap();
+        assert_eq!(
+            receipt,
+            Receipt {
+                through: 7,
+                except: Vec::new()
+            }
+        );
+        insta::assert_snapshot!(wire(&receipt), @r#"
+        {
+          "through": 7,
+          "except": []
+        }
+        "#);
+    }
+
+    #[test]
+    fn a_score_that_is_not_a_number_is_written_as_zero() {
+        let mut data = finding(1, 1, FindingPhase::Opened);
+        data.scores = vec![f32::NAN, 0.123_456];
+        let json = serde_json::to_value(&data).unwrap();
+        assert_eq!(json["scores"].to_string(), "[0.0,0.1235]");
+    }
+}

@@ -1,0 +1,1003 @@
+//! Keeps the site connected and the outbox flowing, on tokio.
+//!
+//! What must not be here: what MQTT packets look like (`mqtt.rs`), which record is on the way
+//! (`delivery.rs`), SQL (`store.rs`). Nothing here is waited for by the store or by rules.
+//!
+//! # Operation
+//! One connection after the other, each with a fresh client, no session, a last will on `status` and
+//! an epoch higher than any before. After the welcome: subscribe to receipts if the centre
+//! acknowledges; `status`, every `camera/…/status` and `active/…` of what is open, all retained; then
+//! records, class 1 first, then by `seq`. Before a record goes the `active/{finding}` that it changes
+//! (empty when it closes), so that the record's acknowledgement covers it; a record that is not the
+//! newest of its finding leaves `active` alone, for the newest has been told already.
+//!
+//! # Failure
+//! Whatever ends a connection, the next is tried after 1 s to 60 s. Without any answer for
+//! `progress_timeout` while something is owed, the connection is dropped. Records that do not fit the
+//! broker's maximum packet size are parked. A store that cannot take acknowledgements is asked again
+//! every second; meanwhile they are remembered.
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::pending;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::config::{AckBy, SiteIdentity, UplinkConfig};
+use super::delivery::{Deliverable, Delivery, HoldReason, Limits, Tag, Verdict};
+use super::mqtt::{
+    Link, LinkError, LinkEvent, LinkOptions, Message, Outbound, PublishError, Will, load_tls,
+};
+use super::payload::{
+    CameraReport, CameraStatus, FINDING_CONTENT_TYPE, FindingEvent, FindingPhase,
+    JSON_CONTENT_TYPE, Receipt, SiteStatus, Telemetry,
+};
+use super::store::{Batch, Cursor, Record, StoreError, StoreHandle};
+use super::topics::Topics;
+use crate::base::backoff::Backoff;
+use crate::base::heartbeat::{Heartbeat, Heartbeats};
+use crate::base::ids::Name;
+use crate::base::metrics::{Metric, Metrics};
+use crate::base::time::{MonoMicros, SharedClock, UtcMicros};
+
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// A connection that lasted this long was a good one: the next back-off is short again.
+const GOOD_CONNECTION: Duration = Duration::from_secs(30);
+/// The task promises to beat at least this often.
+const BEAT: Duration = Duration::from_secs(60);
+/// How often time-outs are looked at.
+const TICK: Duration = Duration::from_millis(200);
+/// Status is sent at least this often: it is also a probe of the line.
+const STATUS_EVERY: Duration = Duration::from_secs(60);
+/// And at most this often.
+const STATUS_AT_MOST: Duration = Duration::from_secs(1);
+/// What is waiting when the daemon stops may take this long to go.
+const DRAIN: Duration = Duration::from_secs(3);
+/// And the goodbye this long.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// After a failure of the store.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
+/// Refusals (not "nobody subscribes") after which a record is parked.
+const REFUSALS: u32 = 5;
+/// Publishes for status, cameras and open findings, beside two for each record on the way.
+const SPARE_PUBLISHES: usize = 32;
+/// A receipt with many exceptions.
+const MAX_INCOMING_BYTES: u32 = 256 * 1024;
+
+/// What the site says of itself; the uplink sends it when it changes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SiteState {
+    /// When the daemon started.
+    pub started: UtcMicros,
+    /// The daemon's version.
+    pub version: String,
+    /// All cameras, in the order of the config.
+    pub cameras: Vec<CameraReport>,
+    /// What a person should look at, one line each; the uplink adds its own.
+    pub problems: Vec<String>,
+}
+
+/// How the uplink is, for the local status and health.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UplinkHealth {
+    /// Whether the broker has let us in.
+    pub connected: bool,
+    /// Since when this is so.
+    pub since: UtcMicros,
+    /// Of the newest connection, or the one being tried; 0 before the first.
+    pub epoch: u64,
+    /// Why the newest connection ended or failed, with the remedy; `None` while connected.
+    pub error: Option<String>,
+    /// What stands in the way of delivery although connected, one line each.
+    pub problems: Vec<String>,
+}
+
+/// Everything the uplink's task owns.
+#[derive(Debug)]
+pub struct Uplink {
+    /// Where the broker is.
+    pub config: UplinkConfig,
+    /// Who we are.
+    pub site: SiteIdentity,
+    /// Where the records are.
+    pub store: StoreHandle,
+    /// What to say of the site.
+    pub state: watch::Receiver<SiteState>,
+    /// Where to say how the uplink is.
+    pub health: watch::Sender<UplinkHealth>,
+    /// The site's metrics; also what telemetry sends.
+    pub metrics: Metrics,
+    /// The site's clock.
+    pub clock: SharedClock,
+    /// Where the task beats, as `uplink`.
+    pub heartbeats: Heartbeats,
+    /// Told to stop. By then all commits should have been answered.
+    pub stop: CancellationToken,
+}
+
+/// Whether the configuration can work at all: TLS files are there and fit. Blocking, for milliseconds.
+///
+/// # Errors
+/// What a person must put right.
+pub fn check(config: &UplinkConfig) -> Result<(), LinkError> {
+    match &config.tls {
+        Some(tls) => load_tls(tls).map(|_| ()),
+        None => Ok(()),
+    }
+}
+
+impl Deliverable for Record {
+    fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    fn urgent(&self) -> bool {
+        self.data.class == 1
+    }
+
+    fn topic_key(&self) -> &str {
+        &self.data.code
+    }
+}
+
+impl Uplink {
+    /// Runs until told to stop: what waits has [`DRAIN`] to go, then the site says that it is offline.
+    pub async fn run(mut self) {
+        let heartbeat = self.heartbeats.register("uplink", BEAT);
+        let window = usize::from(self.config.window.max(1));
+        let limits = Limits {
+            records: window,
+            publishes: 2 * window + SPARE_PUBLISHES,
+            loaded: (2 * window).max(64),
+            refusals: REFUSALS,
+        };
+        let mut delivery = Delivery::new(limits, self.config.ack);
+        let mut books = Books::new(self.store.clone());
+        let mut backoff = Backoff::new(BACKOFF_FIRST, BACKOFF_MAX);
+        let mut epoch = 0;
+        self.unpark().await;
+        while !self.stop.is_cancelled() {
+            heartbeat.beat();
+            let begun = self.clock.mono();
+            let ended = self
+                .connection(
+                    &mut delivery,
+                    &mut books,
+                    &mut epoch,
+                    limits.publishes,
+                    &heartbeat,
+                )
+                .await;
+            delivery.connection_lost();
+            let Err(error) = ended else { break };
+            if self.clock.mono().since(begun) > GOOD_CONNECTION {
+                backoff.reset();
+            }
+            let wait = backoff.next_wait();
+            let text = error.chain();
+            let (attempt, backoff_ms) = (backoff.attempt(), wait.as_millis() as u64);
+            tracing::warn!(err = %text, attempt, backoff_ms, "broker not connected");
+            self.note_health(|health| {
+                health.error = Some(text);
+                health.connected = false;
+            });
+            self.pause(wait, &mut delivery, &mut books, &heartbeat)
+                .await;
+        }
+        self.note_health(|health| health.connected = false);
+        // Acknowledgements that the store has not taken yet: the records would be sent twice.
+        let rest = async {
+            while !books.is_settled() {
+                books.settled().await;
+            }
+        };
+        if tokio::time::timeout(GOODBYE, rest).await.is_err() {
+            tracing::warn!("store did not take the last acknowledgements");
+        }
+        tracing::info!("uplink stopped");
+    }
+
+    /// A restart is a person's act: what was put aside gets another chance.
+    async fn unpark(&self) {
+        let unparked = tokio::select! {
+            unparked = self.store.unpark_all() => unparked,
+            () = self.stop.cancelled() => return,
+        };
+        match unparked {
+            Ok(0) => {}
+            Ok(records) => tracing::info!(records, "records put aside are tried again"),
+            Err(e) => tracing::warn!(err = %e.chain(), "records put aside stay there"),
+        }
+    }
+
+    /// Waits, beating and writing down what was acknowledged, until `wait` is over or we are told to
+    /// stop.
+    async fn pause(
+        &self,
+        wait: Duration,
+        delivery: &mut Delivery<Record>,
+        books: &mut Books,
+        heartbeat: &Heartbeat,
+    ) {
+        let wait = tokio::time::sleep(wait);
+        tokio::pin!(wait);
+        let mut beat = tokio::time::interval(BEAT / 12);
+        loop {
+            tokio::select! {
+                () = &mut wait => return,
+                () = self.stop.cancelled() => return,
+                seqs = books.settled() => delivery.forget(&seqs),
+                _ = beat.tick() => heartbeat.beat(),
+            }
+        }
+    }
+
+    fn note_health(&self, change: impl FnOnce(&mut UplinkHealth)) {
+        let now = self.clock.utc();
+        self.health.send_if_modified(|health| {
+            let before = health.clone();
+            change(health);
+            if health.connected != before.connected {
+                health.since = now;
+            }
+            *health != before
+        });
+    }
+
+    /// One connection, from its first step to its end. `Ok` after an orderly stop.
+    async fn connection(
+        &mut self,
+        delivery: &mut Delivery<Record>,
+        books: &mut Books,
+        epoch: &mut u64,
+        inflight_limit: usize,
+        heartbeat: &Heartbeat,
+    ) -> Result<(), LinkError> {
+        let stop = self.stop.clone();
+        let next = tokio::select! {
+            next = self.store.next_epoch() => next,
+            () = stop.cancelled() => return Ok(()),
+        };
+        *epoch = next.unwrap_or_else(|e| {
+            tracing::warn!(err = %e.chain(), "epoch of the connection is not kept");
+            *epoch + 1
+        });
+        self.note_health(|health| health.epoch = *epoch);
+        let topics = Topics::new(&self.site);
+        let will = SiteStatus {
+            online: false,
+            ..self.status(*epoch, &[])
+        };
+        let will = SiteStatus {
+            outbox: None,
+            problems: Vec::new(),
+            ..will
+        };
+        let options = LinkOptions {
+            config: self.config.clone(),
+            will: Some(Will {
+                topic: topics.status(),
+                payload: json(&will),
+            }),
+            inflight_limit: u16::try_from(inflight_limit).unwrap_or(u16::MAX),
+            max_incoming_bytes: MAX_INCOMING_BYTES,
+        };
+        let (link, welcome) = tokio::select! {
+            connected = Link::connect(options) => connected?,
+            () = stop.cancelled() => return Ok(()),
+        };
+        if self.config.ack == AckBy::Centre && link.subscribe(&topics.receipt()).is_err() {
+            return Err(lost(&link, "the subscription to receipts was not taken"));
+        }
+        let newest = self.store.last_seq();
+        delivery.connected(*newest.borrow(), welcome.receive_maximum);
+        self.metrics.counter(Metric::UplinkConnections, &[]).add(1);
+        self.note_health(|health| {
+            health.connected = true;
+            health.error = None;
+        });
+        let (broker, waiting) = (link.broker(), self.store.stats().records);
+        let (receive_maximum, max_packet_bytes) =
+            (welcome.receive_maximum, welcome.max_packet_bytes);
+        tracing::info!(
+            broker,
+            epoch = *epoch,
+            waiting,
+            receive_maximum,
+            max_packet_bytes,
+            "broker connected"
+        );
+        let now = self.clock.mono();
+        let mut state = self.state.clone();
+        state.mark_unchanged();
+        let store = self.store.clone();
+        let mut session = Session {
+            epoch: *epoch,
+            opening: Some(async move { store.read_open_findings().await }.boxed()),
+            topics,
+            delivery,
+            books,
+            link,
+            newest,
+            state,
+            state_ended: false,
+            cursor: Cursor::default(),
+            exhausted: false,
+            reading: None,
+            read_at: now,
+            status_due: true,
+            status_at: None,
+            cameras_due: BTreeSet::new(),
+            cameras_told: BTreeMap::new(),
+            actives: VecDeque::new(),
+            pending: VecDeque::new(),
+            telemetry_at: now,
+            progress_at: now,
+            refused: BTreeMap::new(),
+            receipt_problem: None,
+            problems: Vec::new(),
+            drain_until: None,
+            up: self,
+        };
+        session.compare_cameras();
+        session.run(heartbeat).await
+    }
+
+    fn status(&self, epoch: u64, problems: &[String]) -> SiteStatus {
+        let state = self.state.borrow();
+        SiteStatus {
+            online: true,
+            epoch,
+            version: state.version.clone(),
+            started: state.started,
+            time: self.clock.utc(),
+            cameras: state.cameras.len() as u32,
+            outbox: Some(self.store.stats()),
+            problems: state.problems.iter().chain(problems).cloned().collect(),
+        }
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("plain structs with text keys always serialise")
+}
+
+fn lost(link: &Link, reason: &str) -> LinkError {
+    LinkError::Lost {
+        broker: link.broker().to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+/// Acknowledgements on their way to the store. Outlives connections.
+struct Books {
+    store: StoreHandle,
+    done: Vec<u64>,
+    parks: VecDeque<(u64, String)>,
+    job: Option<BoxFuture<'static, Job>>,
+}
+
+struct Job {
+    seqs: Vec<u64>,
+    reason: Option<String>,
+    result: Result<(), StoreError>,
+}
+
+impl Books {
+    fn new(store: StoreHandle) -> Self {
+        Self {
+            store,
+            done: Vec::new(),
+            parks: VecDeque::new(),
+            job: None,
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.done.is_empty() && self.parks.is_empty() && self.job.is_none()
+    }
+
+    /// Waits until the store has taken something, and says what. Safe to cancel; waits for ever while
+    /// there is nothing.
+    async fn settled(&mut self) -> Vec<u64> {
+        loop {
+            if self.job.is_none() {
+                self.job = self.next_job();
+            }
+            let job = match &mut self.job {
+                Some(job) => job.await,
+                None => pending().await,
+            };
+            self.job = None;
+            let Err(e) = job.result else { return job.seqs };
+            tracing::warn!(err = %e.chain(), "store does not take acknowledgements");
+            match job.reason {
+                Some(reason) => self
+                    .parks
+                    .extend(job.seqs.iter().map(|seq| (*seq, reason.clone()))),
+                None => self.done.extend(job.seqs),
+            }
+            self.job = Some(
+                async {
+                    tokio::time::sleep(STORE_AGAIN).await;
+                    Job {
+                        seqs: Vec::new(),
+                        reason: None,
+                        result: Ok(()),
+                    }
+                }
+                .boxed(),
+            );
+        }
+    }
+
+    fn next_job(&mut self) -> Option<BoxFuture<'static, Job>> {
+        let store = self.store.clone();
+        if let Some((seq, reason)) = self.parks.pop_front() {
+            let park = async move {
+                let result = store.park(seq, reason.clone()).await;
+                Job {
+                    seqs: vec![seq],
+                    reason: Some(reason),
+                    result,
+                }
+            };
+            return Some(park.boxed());
+        }
+        if self.done.is_empty() {
+            return None;
+        }
+        let seqs = std::mem::take(&mut self.done);
+        let acked = async move {
+            let result = store.acked(seqs.clone()).await;
+            Job {
+                seqs,
+                reason: None,
+                result,
+            }
+        };
+        Some(acked.boxed())
+    }
+}
+
+/// The future's result, or nothing ever while there is none. Safe to cancel.
+async fn maybe<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(f) => {
+            let result = f.await;
+            *future = None;
+            result
+        }
+        None => pending().await,
+    }
+}
+
+/// One connection after the broker's welcome.
+struct Session<'a> {
+    up: &'a Uplink,
+    topics: Topics,
+    delivery: &'a mut Delivery<Record>,
+    books: &'a mut Books,
+    link: Link,
+    epoch: u64,
+    newest: watch::Receiver<u64>,
+    state: watch::Receiver<SiteState>,
+    /// Nobody will change the state any more.
+    state_ended: bool,
+    cursor: Cursor,
+    /// The last read found no more, or the one under way is to find it all; wait for a commit.
+    exhausted: bool,
+    /// What is open, read once, before any record.
+    opening: Option<BoxFuture<'static, Result<Vec<Record>, StoreError>>>,
+    reading: Option<BoxFuture<'static, Result<Batch, StoreError>>>,
+    /// Not before, after the store failed.
+    read_at: MonoMicros,
+    status_due: bool,
+    status_at: Option<MonoMicros>,
+    cameras_due: BTreeSet<Name>,
+    /// What the broker keeps of each camera.
+    cameras_told: BTreeMap<Name, CameraReport>,
+    actives: VecDeque<Record>,
+    /// The record whose `active` goes before it, and what the link had no room for.
+    pending: VecDeque<(Tag, Outbound)>,
+    telemetry_at: MonoMicros,
+    progress_at: MonoMicros,
+    /// Refused publishes that are not records: which, and the newest reason.
+    refused: BTreeMap<&'static str, u8>,
+    receipt_problem: Option<String>,
+    problems: Vec<String>,
+    drain_until: Option<MonoMicros>,
+}
+
+impl Session<'_> {
+    async fn run(mut self, heartbeat: &Heartbeat) -> Result<(), LinkError> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let stop = self.up.stop.clone();
+        loop {
+            self.load();
+            self.pump();
+            if self.drain_until.is_some() && self.is_drained() {
+                return self.goodbye().await;
+            }
+            tokio::select! {
+                event = self.link.next() => self.on_event(event)?,
+                opened = maybe(&mut self.opening) => self.on_opened(opened),
+                batch = maybe(&mut self.reading) => self.on_batch(batch),
+                seqs = self.books.settled() => self.delivery.forget(&seqs),
+                changed = self.newest.changed() => {
+                    if changed.is_err() {
+                        return Err(lost(&self.link, "the store is closed"));
+                    }
+                    self.exhausted = false;
+                }
+                changed = self.state.changed(), if !self.state_ended => {
+                    self.state_ended = changed.is_err();
+                    self.compare_cameras();
+                    self.status_due = true;
+                }
+                _ = tick.tick() => {
+                    heartbeat.beat();
+                    self.on_tick()?;
+                }
+                () = stop.cancelled(), if self.drain_until.is_none() => {
+                    self.drain_until = Some(self.up.clock.mono().plus(DRAIN));
+                }
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: LinkEvent) -> Result<(), LinkError> {
+        match event {
+            LinkEvent::Sent(packet_id) => self
+                .delivery
+                .sent(packet_id)
+                .map_err(|e| lost(&self.link, &e.to_string())),
+            LinkEvent::Acked { packet_id, reason } => {
+                self.on_ack(packet_id, reason);
+                Ok(())
+            }
+            LinkEvent::Message(message) => {
+                self.on_message(&message);
+                Ok(())
+            }
+            LinkEvent::Subscribed(true) => Ok(()),
+            LinkEvent::Subscribed(false) => {
+                self.receipt_problem = Some(
+                    "broker refuses the subscription to receipts: allow it in the broker's access list"
+                        .to_owned(),
+                );
+                Ok(())
+            }
+            LinkEvent::Closed(error) => Err(error),
+        }
+    }
+
+    fn on_ack(&mut self, packet_id: u16, reason: u8) {
+        let now = self.up.clock.mono();
+        self.progress_at = now;
+        match self.delivery.acked(packet_id, reason, now) {
+            Verdict::Unknown | Verdict::Awaiting(_) => {}
+            Verdict::Other { what, reason } => {
+                // Nobody need subscribe to what is retained.
+                if reason >= 0x80 {
+                    self.count_refusal(reason);
+                    self.refused.insert(what, reason);
+                } else {
+                    self.refused.remove(what);
+                }
+            }
+            Verdict::Delivered(seq) => {
+                self.up.metrics.counter(Metric::UplinkAcked, &[]).add(1);
+                self.books.done.push(seq);
+            }
+            Verdict::NotDelivered(_) => self.count_refusal(reason),
+            Verdict::Poison(seq) => {
+                self.count_refusal(reason);
+                self.park(seq, format!("refused by the broker, reason {reason:#04x}"));
+            }
+        }
+    }
+
+    fn count_refusal(&self, reason: u8) {
+        let reason = format!("{reason:#04x}");
+        self.up
+            .metrics
+            .counter(Metric::UplinkRefused, &[("reason", &reason)])
+            .add(1);
+    }
+
+    fn park(&mut self, seq: u64, reason: String) {
+        tracing::error!(seq, reason, "record cannot be delivered and is put aside");
+        self.books.parks.push_back((seq, reason));
+    }
+
+    fn on_message(&mut self, message: &Message) {
+        if message.topic != self.topics.receipt() {
+            return;
+        }
+        let receipt: Receipt = match serde_json::from_slice(&message.payload) {
+            Ok(receipt) => receipt,
+            Err(e) => {
+                tracing::warn!(err = %e, "receipt is unreadable");
+                return;
+            }
+        };
+        let (now, newest) = (self.up.clock.mono(), *self.newest.borrow());
+        match self
+            .delivery
+            .receipt(receipt.through, &receipt.except, newest, now)
+        {
+            Ok(seqs) => {
+                self.receipt_problem = None;
+                self.up
+                    .metrics
+                    .counter(Metric::UplinkAcked, &[])
+                    .add(seqs.len() as u64);
+                self.books.done.extend(seqs);
+            }
+            Err(e) => {
+                tracing::warn!(err = %e, "receipt ignored");
+                self.receipt_problem = Some(format!("centre's receipt is ignored: {e}"));
+            }
+        }
+    }
+
+    fn on_opened(&mut self, opened: Result<Vec<Record>, StoreError>) {
+        match opened {
+            Ok(open) => self.actives = open.into(),
+            Err(e) => tracing::warn!(err = %e.chain(), "open findings not told"),
+        }
+    }
+
+    fn on_batch(&mut self, batch: Result<Batch, StoreError>) {
+        match batch {
+            Ok(batch) => {
+                // A commit during the read may have come too late for it: what it said stays.
+                if batch.more {
+                    self.exhausted = false;
+                }
+                self.cursor = batch.cursor;
+                for record in batch.records {
+                    self.delivery.offer(record);
+                }
+            }
+            Err(e) => {
+                tracing::warn!(err = %e.chain(), "outbox not read");
+                self.read_at = self.up.clock.mono().plus(STORE_AGAIN);
+                self.exhausted = false;
+            }
+        }
+    }
+
+    fn on_tick(&mut self) -> Result<(), LinkError> {
+        let now = self.up.clock.mono();
+        let after = self.up.config.progress_timeout;
+        if !self.delivery.is_owed() {
+            self.progress_at = now;
+        } else if now.since(self.progress_at) > after {
+            return Err(LinkError::NoProgress {
+                broker: self.link.broker().to_owned(),
+                after,
+            });
+        }
+        let late = self.delivery.expire_receipts(now);
+        if late > 0 {
+            tracing::warn!(
+                records = late,
+                "no receipt from the centre, records are sent again"
+            );
+        }
+        let problems = self.own_problems();
+        if problems != self.problems {
+            self.up
+                .note_health(|health| health.problems.clone_from(&problems));
+            self.problems = problems;
+            self.status_due = true;
+        }
+        if self
+            .status_at
+            .is_some_and(|at| now.since(at) >= STATUS_EVERY)
+        {
+            self.status_due = true;
+        }
+        if now.since(self.telemetry_at) >= self.up.config.telemetry_every {
+            self.telemetry_at = now;
+            self.send_telemetry();
+        }
+        Ok(())
+    }
+
+    fn own_problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (code, reason) in self.delivery.holds() {
+            problems.push(match reason {
+                HoldReason::NobodySubscribes => {
+                    format!("nobody subscribes to finding/{code} at the broker: is the centre up? its records wait")
+                }
+                HoldReason::Refused(reason) => {
+                    format!("broker refuses finding/{code} ({reason:#04x}): see its access list; its records wait")
+                }
+            });
+        }
+        for (what, reason) in &self.refused {
+            problems.push(format!(
+                "broker refuses {what} ({reason:#04x}): see its access list"
+            ));
+        }
+        let parked = self.up.store.stats().parked;
+        if parked > 0 {
+            problems.push(format!(
+                "{parked} records could not be delivered and are put aside"
+            ));
+        }
+        problems.extend(self.receipt_problem.clone());
+        problems
+    }
+
+    fn send_telemetry(&mut self) {
+        let dropped = self.up.metrics.counter(Metric::UplinkTelemetryDropped, &[]);
+        if self.delivery.is_congested() {
+            dropped.add(1);
+            return;
+        }
+        let time = self.up.clock.utc();
+        let started = self.state.borrow().started;
+        let samples = self.up.metrics.samples();
+        let telemetry = Telemetry {
+            time,
+            uptime_seconds: (time.0 - started.0).max(0) as u64 / 1_000_000,
+            counters: samples.iter().map(|s| (s.key(), s.value)).collect(),
+        };
+        let message = Outbound {
+            topic: self.topics.telemetry(),
+            payload: json(&telemetry),
+            acked: false,
+            retain: false,
+            content_type: JSON_CONTENT_TYPE,
+        };
+        match self.link.publish(message) {
+            Ok(()) => self.delivery.fed_unacked(),
+            Err(_) => dropped.add(1),
+        }
+    }
+
+    /// Which cameras the broker must be told of.
+    fn compare_cameras(&mut self) {
+        let state = self.state.borrow_and_update();
+        let mut gone: BTreeSet<Name> = self.cameras_told.keys().cloned().collect();
+        for report in &state.cameras {
+            let Ok(name) = Name::new(&report.camera) else {
+                continue;
+            };
+            gone.remove(&name);
+            if self.cameras_told.get(&name) != Some(report) {
+                self.cameras_due.insert(name);
+            }
+        }
+        self.cameras_due.extend(gone);
+    }
+
+    /// Asks the store for more if there is room and may be more.
+    fn load(&mut self) {
+        // The batch under way brings its own cursor, and would undo the rewind.
+        if self.reading.is_none() && self.delivery.take_rewind() {
+            self.cursor = Cursor::default();
+            self.exhausted = false;
+        }
+        let limit = self.delivery.wants();
+        let now = self.up.clock.mono();
+        let idle = self.reading.is_none() && self.opening.is_none();
+        if idle && !self.exhausted && limit > 0 && now >= self.read_at {
+            let (store, cursor) = (self.up.store.clone(), self.cursor);
+            self.exhausted = true;
+            self.reading = Some(async move { store.read(cursor, limit).await }.boxed());
+        }
+    }
+
+    /// Feeds the link as long as it may be fed.
+    fn pump(&mut self) {
+        let now = self.up.clock.mono();
+        if !self.delivery.is_owed() {
+            self.progress_at = now;
+        }
+        while self.delivery.room() > 0 {
+            let Some((tag, message)) = self.next_publish(now) else {
+                break;
+            };
+            match self.link.publish(message.clone()) {
+                Ok(()) => {
+                    self.delivery.fed(tag);
+                    if matches!(tag, Tag::Record(_)) {
+                        self.up.metrics.counter(Metric::UplinkPublished, &[]).add(1);
+                    }
+                }
+                Err(PublishError::Busy) => {
+                    self.pending.push_front((tag, message));
+                    break;
+                }
+                Err(e @ PublishError::TooLarge { .. }) => match tag {
+                    Tag::Record(seq) => {
+                        self.delivery.give_up(seq);
+                        self.park(seq, format!("too large for the broker: {e}"));
+                    }
+                    Tag::Other(what) => {
+                        tracing::warn!(what, err = %e, topic = message.topic, "message not sent");
+                    }
+                },
+            }
+        }
+    }
+
+    fn next_publish(&mut self, now: MonoMicros) -> Option<(Tag, Outbound)> {
+        if let Some(pending) = self.pending.pop_front() {
+            return Some(pending);
+        }
+        let status_rests = self
+            .status_at
+            .is_some_and(|at| now.since(at) < STATUS_AT_MOST);
+        if self.status_due && !status_rests {
+            self.status_due = false;
+            self.status_at = Some(now);
+            let status = self.up.status(self.epoch, &self.problems);
+            return Some((
+                Tag::Other("status"),
+                retained(self.topics.status(), json(&status)),
+            ));
+        }
+        if let Some(name) = self.cameras_due.pop_first() {
+            return Some((Tag::Other("camera status"), self.camera_status(name)));
+        }
+        if let Some(open) = self.actives.pop_front() {
+            return Some((Tag::Other("active"), self.active(&open, true)));
+        }
+        loop {
+            let (record, replayed) = self.delivery.next(now)?;
+            let record = record.clone();
+            let seq = record.seq;
+            let Ok(code) = Name::new(&record.data.code) else {
+                self.delivery.give_up(seq);
+                self.park(
+                    seq,
+                    format!("code {:?} is no topic level", record.data.code),
+                );
+                continue;
+            };
+            let message = Outbound {
+                topic: self.topics.finding(&code),
+                payload: self.event(&record, replayed),
+                acked: true,
+                retain: false,
+                content_type: FINDING_CONTENT_TYPE,
+            };
+            if !(record.latest && self.delivery.first_try(seq))
+                && record.data.phase != FindingPhase::Closed
+            {
+                return Some((Tag::Record(seq), message));
+            }
+            self.pending.push_back((Tag::Record(seq), message));
+            return Some((Tag::Other("active"), self.active(&record, replayed)));
+        }
+    }
+
+    fn event(&self, record: &Record, replayed: bool) -> Vec<u8> {
+        let mut data = record.data.clone();
+        data.replayed = replayed;
+        json(&FindingEvent::new(
+            &self.up.site,
+            record.seq,
+            record.created,
+            data,
+        ))
+    }
+
+    fn active(&self, record: &Record, replayed: bool) -> Outbound {
+        let topic = self.topics.active(record.data.finding);
+        if record.data.phase == FindingPhase::Closed {
+            // An empty payload makes the broker forget what it kept.
+            return Outbound {
+                content_type: "",
+                ..retained(topic, Vec::new())
+            };
+        }
+        let event = self.event(record, replayed);
+        Outbound {
+            content_type: FINDING_CONTENT_TYPE,
+            ..retained(topic, event)
+        }
+    }
+
+    fn camera_status(&mut self, name: Name) -> Outbound {
+        let topic = self.topics.camera_status(&name);
+        let state = self.state.borrow();
+        let report = state
+            .cameras
+            .iter()
+            .find(|r| r.camera == name.as_str())
+            .cloned();
+        drop(state);
+        let Some(report) = report else {
+            self.cameras_told.remove(&name);
+            return Outbound {
+                content_type: "",
+                ..retained(topic, Vec::new())
+            };
+        };
+        self.cameras_told.insert(name, report.clone());
+        let status = CameraStatus {
+            report,
+            time: self.up.clock.utc(),
+            epoch: self.epoch,
+        };
+        retained(topic, json(&status))
+    }
+
+    /// Nothing is left that can still go, or the time for it is over.
+    fn is_drained(&self) -> bool {
+        let over = self
+            .drain_until
+            .is_some_and(|until| self.up.clock.mono() >= until);
+        let empty = self.exhausted
+            && self.reading.is_none()
+            && self.opening.is_none()
+            && self.pending.is_empty()
+            && self.actives.is_empty()
+            && !self.delivery.has_work();
+        over || empty
+    }
+
+    /// Says that the site goes offline, and goodbye, if the broker still takes it.
+    async fn goodbye(mut self) -> Result<(), LinkError> {
+        let status = SiteStatus {
+            online: false,
+            ..self.up.status(self.epoch, &self.problems)
+        };
+        let farewell = async {
+            let mut told = false;
+            loop {
+                if !told && self.delivery.room() > 0 {
+                    let message = retained(self.topics.status(), json(&status));
+                    if self.link.publish(message).is_ok() {
+                        self.delivery.fed(Tag::Other("status"));
+                        told = true;
+                    }
+                }
+                if told && !self.delivery.is_owed() {
+                    self.link.disconnect();
+                }
+                let event = self.link.next().await;
+                if let LinkEvent::Closed(_) = event {
+                    break;
+                }
+                // Whatever fails now, the connection is about to end anyway.
+                if self.on_event(event).is_err() {
+                    break;
+                }
+            }
+        };
+        if tokio::time::timeout(GOODBYE, farewell).await.is_err() {
+            tracing::warn!(
+                broker = self.link.broker(),
+                "broker did not take the goodbye"
+            );
+        }
+        Ok(())
+    }
+}
+
+fn retained(topic: String, payload: Vec<u8>) -> Outbound {
+    Outbound {
+        topic,
+        payload,
+        acked: true,
+        retain: true,
+        content_type: JSON_CONTENT_TYPE,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1139 @@
+//! The durable store: outbox, finding ledger, counters that outlive the process.
+//!
+//! What must not be here: topics, brokers, and any wait for the network. The crate `rusqlite` is
+//! named in this file only. Everything that touches the file runs on one thread, named `store`.
+//!
+//! # Constraints
+//! * A record is on the disk before anybody outside sees it: `synchronous=FULL`, and the reply to
+//!   [`StoreHandle::commit_finding`] comes after the transaction's fsync.
+//! * `seq` has no gaps and never goes back: it is given in the transaction that stores the record.
+//! * The ledger changes in the same transaction as the outbox: what rules find open after a restart
+//!   is what the centre was or will be told.
+//! * Whoever waits for the network must not keep the store waiting, nor the other way round: the
+//!   uplink reads in small batches and keeps its own memory of what is on its way.
+//!
+//! # Format
+//! One SQLite file in WAL mode, `user_version` 1, and beside it `<file>.lock`, on which the process
+//! holds a lock for as long as it lives (a second daemon is refused; SQLite's own locks would let it
+//! in between two transactions, and both would publish).
+//!
+//! | table | what |
+//! | --- | --- |
+//! | `meta(key, value)` | `last_seq`, `epoch` |
+//! | `outbox(seq, finding, revision, code, class, created_utc, bytes, parked, payload)` | records not acknowledged; `parked` is null or the reason; `payload` is [`FindingData`] as JSON |
+//! | `ledger(finding, revision, seq, open, updated_utc, payload)` | the newest revision of every finding; closed ones go after 90 days |
+//!
+//! # Operation
+//! The thread takes what waits in its channel (64 commands at most), puts all writes into one
+//! transaction and answers after it: under load many records share one fsync. Reads follow. The
+//! epoch of a new file begins at the clock's seconds, so that it goes on rising when the file is lost.
+//!
+//! # Failure
+//! | what | what happens |
+//! | --- | --- |
+//! | a commit fails (disk full, I/O) | [`StoreError::Full`] or [`StoreError::Io`], counted; nothing of the transaction stays. The caller keeps the finding and calls again after a back-off; a commit that did reach the disk after all is recognised by finding and revision and gets the `seq` it has |
+//! | the file is damaged, at start or later | it is set aside as `<file>.corrupt-<utc seconds>` with an error in the log; what can still be read of it goes into the new file, and the counters go on |
+//! | a stored record cannot be read | parked by the name of the reason; it does not stop the others |
+//! | a newer version's file | refused by name, untouched |
+//! | power cut | WAL with `synchronous=FULL`: what was answered is there |
+use std::error::Error as _;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
+use tokio::sync::{oneshot, watch};
+use uuid::Uuid;
+
+use super::payload::{FindingData, FindingPhase, OutboxStatus};
+use crate::base::heartbeat::{Heartbeat, Heartbeats};
+use crate::base::metrics::{Counter, Metric, Metrics};
+use crate::base::time::{MonoMicros, SharedClock, UtcMicros};
+
+/// Layout of the file this version writes.
+const SCHEMA_VERSION: i64 = 1;
+/// Commands that may wait. Rules wait when it is full, which takes a stuck disk.
+const QUEUE: usize = 256;
+/// Commands that share a transaction at most.
+const GROUP: usize = 64;
+/// The gauges are refreshed and the heart beats this often when nothing happens.
+const TICK: Duration = Duration::from_secs(1);
+/// The store promises to beat at least this often; an fsync on a dying card takes seconds.
+const BEAT: Duration = Duration::from_secs(30);
+/// An async caller looks again after this when the queue is full.
+const QUEUE_FULL_WAIT: Duration = Duration::from_millis(5);
+/// Closed findings leave the ledger after 90 days.
+const LEDGER_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How often the ledger is looked through for them.
+const PRUNE_EVERY: Duration = Duration::from_secs(24 * 3600);
+
+const SCHEMA: &str = "
+CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE outbox (
+  seq INTEGER PRIMARY KEY, finding BLOB NOT NULL, revision INTEGER NOT NULL, code TEXT NOT NULL,
+  class INTEGER NOT NULL, created_utc INTEGER NOT NULL, bytes INTEGER NOT NULL, parked TEXT,
+  payload TEXT NOT NULL);
+CREATE INDEX outbox_urgent ON outbox(seq) WHERE class = 1;
+CREATE TABLE ledger (
+  finding BLOB PRIMARY KEY, revision INTEGER NOT NULL, seq INTEGER NOT NULL, open INTEGER NOT NULL,
+  updated_utc INTEGER NOT NULL, payload TEXT NOT NULL);
+CREATE INDEX ledger_open ON ledger(seq) WHERE open = 1;
+";
+
+/// What went wrong, by what can be done about it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// At start: nothing can be written there. A person must act.
+    #[error(
+        "cannot write {}: give the directory to the user mingchu runs as, or name another one as state_dir",
+        path.display()
+    )]
+    Unwritable {
+        /// The file or directory that was tried.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// At start: another process has the store.
+    #[error(
+        "{} is in use by another mingchu: stop that one first (systemctl status mingchu), or give this one its own state_dir",
+        path.display()
+    )]
+    Locked {
+        /// The store's file.
+        path: PathBuf,
+    },
+    /// At start: the file was written by a newer version.
+    #[error(
+        "{} has layout {found}, this version knows up to {known}: run the newer mingchu, or move the file away",
+        path.display()
+    )]
+    NewerSchema {
+        /// The store's file.
+        path: PathBuf,
+        /// Its layout.
+        found: i64,
+        /// The newest this version knows.
+        known: i64,
+    },
+    /// The disk is full. Nothing was stored; try again after a back-off.
+    #[error("the disk with the store is full")]
+    Full(#[source] Arc<rusqlite::Error>),
+    /// The disk failed. Nothing was stored; try again after a back-off.
+    #[error("the store cannot be read or written")]
+    Io(#[source] Arc<rusqlite::Error>),
+    /// The file is damaged and could not be set aside. Try again after a back-off.
+    #[error("the store is damaged")]
+    Corrupt(#[source] Arc<rusqlite::Error>),
+    /// A revision older than the one the ledger has: the caller's mistake, do not try again.
+    #[error("finding {finding} is at revision {known} already, {revision} came after it")]
+    Stale {
+        /// Which finding.
+        finding: Uuid,
+        /// The revision refused.
+        revision: u32,
+        /// The newest in the ledger.
+        known: u32,
+    },
+    /// The store has been closed, or its thread is gone.
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later without anybody doing anything here.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Full(_) | Self::Io(_) | Self::Corrupt(_))
+    }
+
+    /// The message with its causes, for logs.
+    pub fn chain(&self) -> String {
+        match self.source() {
+            Some(source) => format!("{self}: {source}"),
+            None => self.to_string(),
+        }
+    }
+
+    fn is_corrupt(&self) -> bool {
+        matches!(self, Self::Corrupt(_))
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(e: rusqlite::Error) -> Self {
+        let code = e.sqlite_error_code();
+        let e = Arc::new(e);
+        match code {
+            Some(ErrorCode::DiskFull) => Self::Full(e),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Corrupt(e),
+            _ => Self::Io(e),
+        }
+    }
+}
+
+/// A committed finding revision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// Its number, from 1.
+    pub seq: u64,
+    /// When it was committed.
+    pub created: UtcMicros,
+    /// What was committed.
+    pub data: FindingData,
+    /// Whether the ledger knows no newer revision, as of the read.
+    pub latest: bool,
+}
+
+/// How far delivery has read. The default is the beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    urgent: i64,
+    others: i64,
+}
+
+/// What a read found.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Class 1 first, then the others; each by `seq`.
+    pub records: Vec<Record>,
+    /// Where to go on.
+    pub cursor: Cursor,
+    /// Whether there may be more now.
+    pub more: bool,
+}
+
+type Reply<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
+
+enum Command {
+    Commit(Box<FindingData>, Reply<u64>),
+    Acked(Vec<u64>, Reply<()>),
+    Park(u64, String, Reply<()>),
+    Unpark(Reply<u64>),
+    NextEpoch(Reply<u64>),
+    Read(Cursor, usize, Reply<Batch>),
+    OpenFindings(Reply<Vec<Record>>),
+    Close,
+}
+
+/// A handle on the store's thread; cheap to clone. The thread ends when all handles are gone or one
+/// of them is [closed](StoreHandle::close), after all that was asked before.
+#[derive(Clone, Debug)]
+pub struct StoreHandle {
+    commands: SyncSender<Command>,
+    last_seq: watch::Receiver<u64>,
+    status: watch::Receiver<OutboxStatus>,
+}
+
+impl StoreHandle {
+    /// Stores one revision of a finding, blocking until it is on the disk, and returns its `seq`.
+    /// Not for async code.
+    ///
+    /// # Errors
+    /// [`StoreError::is_temporary`]: nothing was stored, the finding is still the caller's. It must
+    /// call again with the same revision after a back-off, and hold back later revisions until then;
+    /// calling again is safe even if the disk took it after all. [`StoreError::Stale`] and
+    /// [`StoreError::Closed`]: calling again is of no use.
+    pub fn commit_finding(&self, data: FindingData) -> Result<u64, StoreError> {
+        self.blocking(|reply| Command::Commit(Box::new(data), reply))
+    }
+
+    /// The newest revision of every finding that is open, by `seq`. Blocking; not for async code.
+    ///
+    /// # Errors
+    /// The store cannot be read, or is closed.
+    pub fn open_findings(&self) -> Result<Vec<Record>, StoreError> {
+        self.blocking(Command::OpenFindings)
+    }
+
+    /// The same for async code.
+    ///
+    /// # Errors
+    /// As [`StoreHandle::open_findings`].
+    pub async fn read_open_findings(&self) -> Result<Vec<Record>, StoreError> {
+        self.call(Command::OpenFindings).await
+    }
+
+    /// A number higher than any this gave before, across restarts. While the store cannot be written
+    /// it still rises, but a restart before it can be written again may give one a second time.
+    ///
+    /// # Errors
+    /// The store is closed.
+    pub async fn next_epoch(&self) -> Result<u64, StoreError> {
+        self.call(Command::NextEpoch).await
+    }
+
+    /// Up to `limit` records after `cursor` that are neither acknowledged nor parked. Class 1 comes
+    /// first however new it is; the others wait no longer than it takes to send those.
+    ///
+    /// # Errors
+    /// The store cannot be read, or is closed.
+    pub async fn read(&self, cursor: Cursor, limit: usize) -> Result<Batch, StoreError> {
+        self.call(|reply| Command::Read(cursor, limit, reply)).await
+    }
+
+    /// Removes delivered records; unknown ones are ignored.
+    ///
+    /// # Errors
+    /// They are all still there; call again, or they will be sent twice after a restart.
+    pub async fn acked(&self, seqs: Vec<u64>) -> Result<(), StoreError> {
+        self.call(|reply| Command::Acked(seqs, reply)).await
+    }
+
+    /// Puts a record aside that cannot be delivered. It stays in the file, and in
+    /// [`OutboxStatus::parked`].
+    ///
+    /// # Errors
+    /// It is not parked; call again.
+    pub async fn park(&self, seq: u64, reason: String) -> Result<(), StoreError> {
+        self.call(|reply| Command::Park(seq, reason, reply)).await
+    }
+
+    /// Makes all parked records wait again; how many there were.
+    ///
+    /// # Errors
+    /// They are still parked.
+    pub async fn unpark_all(&self) -> Result<u64, StoreError> {
+        self.call(Command::Unpark).await
+    }
+
+    /// What waits, as of the last commit or second. Never blocks.
+    pub fn stats(&self) -> OutboxStatus {
+        *self.status.borrow()
+    }
+
+    /// The `seq` of the newest record, 0 before the first; changes with every commit, so that async
+    /// code can wait for new records.
+    pub fn last_seq(&self) -> watch::Receiver<u64> {
+        self.last_seq.clone()
+    }
+
+    /// Ends the thread after all that was asked before. What is asked later fails with
+    /// [`StoreError::Closed`].
+    pub fn close(&self) {
+        // A thread that is gone already is closed.
+        let _gone = self.commands.send(Command::Close).is_err();
+    }
+
+    fn blocking<T: Send + 'static>(
+        &self,
+        command: impl FnOnce(Reply<T>) -> Command,
+    ) -> Result<T, StoreError> {
+        let (tx, rx) = sync_channel(1);
+        let reply = Box::new(move |result| {
+            // The caller waits for it below.
+            let _gone = tx.send(result).is_err();
+        });
+        self.commands
+            .send(command(reply))
+            .map_err(|_| StoreError::Closed)?;
+        rx.recv().map_err(|_| StoreError::Closed)?
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        command: impl FnOnce(Reply<T>) -> Command,
+    ) -> Result<T, StoreError> {
+        let (tx, rx) = oneshot::channel();
+        let mut command = command(Box::new(move |result| {
+            // A caller that went away needs no answer.
+            let _gone = tx.send(result).is_err();
+        }));
+        loop {
+            match self.commands.try_send(command) {
+                Ok(()) => break,
+                Err(TrySendError::Disconnected(_)) => return Err(StoreError::Closed),
+                Err(TrySendError::Full(back)) => command = back,
+            }
+            tokio::time::sleep(QUEUE_FULL_WAIT).await;
+        }
+        rx.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+/// The store's thread.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    conn: Connection,
+    clock: SharedClock,
+    totals: Totals,
+    last_seq: watch::Sender<u64>,
+    status: watch::Sender<OutboxStatus>,
+    gauges: Gauges,
+    pruned: MonoMicros,
+    heartbeat: Heartbeat,
+    /// The file could not be used any more and could not be replaced yet.
+    damaged: Option<StoreError>,
+    /// Held for as long as the store lives.
+    _lock: File,
+}
+
+/// What waits, kept by addition, for a sum over 30 days of records takes too long for every commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Totals {
+    records: i64,
+    bytes: i64,
+    parked: i64,
+    last_seq: i64,
+    epoch: i64,
+}
+
+#[derive(Debug)]
+struct Gauges {
+    records: Counter,
+    bytes: Counter,
+    oldest_seconds: Counter,
+    parked: Counter,
+    committed: Counter,
+    failures: Counter,
+}
+
+impl Store {
+    /// Opens or creates the store in `path`, whose directory is created if need be, and starts its
+    /// thread.
+    ///
+    /// # Errors
+    /// [`StoreError::Unwritable`], [`StoreError::Locked`] and [`StoreError::NewerSchema`] want a
+    /// person; the others are the disk's.
+    pub fn open(
+        path: &Path,
+        clock: SharedClock,
+        metrics: &Metrics,
+        heartbeats: &Heartbeats,
+    ) -> Result<(StoreHandle, JoinHandle<()>), StoreError> {
+        let unwritable = |path: &Path, source| StoreError::Unwritable {
+            path: path.to_owned(),
+            source: Arc::new(source),
+        };
+        if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
+            std::fs::create_dir_all(dir).map_err(|e| unwritable(dir, e))?;
+        }
+        let lock_path = beside(path, ".lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(|e| unwritable(&lock_path, e))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(StoreError::Locked {
+                    path: path.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(e)) => return Err(unwritable(&lock_path, e)),
+        }
+        let conn = match open_checked(path, &*clock) {
+            Err(e) if e.is_corrupt() => renew(path, &*clock, &e)?,
+            other => other?,
+        };
+        let totals = Totals::read(&conn)?;
+        let gauge = |m| metrics.counter(m, &[]);
+        let (last_seq, last_seq_rx) = watch::channel(totals.last_seq as u64);
+        let (status, status_rx) = watch::channel(OutboxStatus::default());
+        let mut store = Self {
+            path: path.to_owned(),
+            conn,
+            totals,
+            last_seq,
+            status,
+            gauges: Gauges {
+                records: gauge(Metric::OutboxRecords),
+                bytes: gauge(Metric::OutboxBytes),
+                oldest_seconds: gauge(Metric::OutboxOldestSeconds),
+                parked: gauge(Metric::OutboxParked),
+                committed: gauge(Metric::StoreRecords),
+                failures: gauge(Metric::StoreFailures),
+            },
+            pruned: clock.mono(),
+            heartbeat: heartbeats.register("store", BEAT),
+            clock,
+            damaged: None,
+            _lock: lock,
+        };
+        store.prune();
+        store.publish_totals();
+        let (commands, rx) = sync_channel(QUEUE);
+        let thread = thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || store.run(&rx))
+            .map_err(|e| unwritable(path, e))?;
+        let handle = StoreHandle {
+            commands,
+            last_seq: last_seq_rx,
+            status: status_rx,
+        };
+        Ok((handle, thread))
+    }
+
+    fn run(mut self, commands: &Receiver<Command>) {
+        let mut open = true;
+        while open {
+            self.heartbeat.beat();
+            let mut group = match commands.recv_timeout(TICK) {
+                Ok(command) => vec![command],
+                Err(RecvTimeoutError::Timeout) => {
+                    if self.clock.mono().since(self.pruned) > PRUNE_EVERY {
+                        self.prune();
+                    }
+                    self.publish_totals();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            group.extend(commands.try_iter().take(GROUP - 1));
+            if let Some(end) = group.iter().position(|c| matches!(c, Command::Close)) {
+                // Dropped commands answer "closed" by themselves.
+                group.truncate(end);
+                open = false;
+            }
+            self.serve(group);
+        }
+        self.publish_totals();
+        if let Err((_, e)) = self.conn.close() {
+            tracing::warn!(err = %e, "store not closed cleanly");
+        }
+    }
+
+    fn serve(&mut self, group: Vec<Command>) {
+        let (mut writes, mut answers) = (Vec::new(), Vec::new());
+        let mut reads = Vec::new();
+        for command in group {
+            match command {
+                Command::Commit(data, reply) => {
+                    writes.push(Write::Commit(data));
+                    answers.push(Answer::Number(reply));
+                }
+                Command::Acked(seqs, reply) => {
+                    writes.push(Write::Acked(seqs));
+                    answers.push(Answer::Done(reply));
+                }
+                Command::Park(seq, reason, reply) => {
+                    writes.push(Write::Park(seq, reason));
+                    answers.push(Answer::Done(reply));
+                }
+                Command::Unpark(reply) => {
+                    writes.push(Write::Unpark);
+                    answers.push(Answer::Number(reply));
+                }
+                Command::NextEpoch(reply) => {
+                    writes.push(Write::NextEpoch);
+                    answers.push(Answer::Epoch(reply));
+                }
+                read => reads.push(read),
+            }
+        }
+        if !writes.is_empty() {
+            match self.write(&writes) {
+                Ok(results) => {
+                    self.publish_totals();
+                    for (answer, result) in answers.into_iter().zip(results) {
+                        answer.give(result);
+                    }
+                }
+                Err(e) => {
+                    self.gauges.failures.add(1);
+                    tracing::error!(err = %e.chain(), "store cannot be written");
+                    for answer in answers {
+                        let result = match &answer {
+                            Answer::Epoch(_) => Ok(self.unsaved_epoch()),
+                            _ => Err(e.clone()),
+                        };
+                        answer.give(result);
+                    }
+                }
+            }
+        }
+        for read in reads {
+            match read {
+                Command::Read(cursor, limit, reply) => {
+                    reply(self.mending(|store| store.read(cursor, limit)));
+                }
+                Command::OpenFindings(reply) => reply(self.mending(|store| store.open_findings())),
+                _ => unreachable!("writes were taken out above"),
+            }
+        }
+    }
+
+    /// All of `writes` in one transaction, or none.
+    fn write(&mut self, writes: &[Write]) -> Result<Vec<Result<u64, StoreError>>, StoreError> {
+        self.mend()?;
+        let now = self.clock.utc();
+        match apply(&mut self.conn, self.totals, writes, now) {
+            Ok((totals, results)) => {
+                self.totals = totals;
+                Ok(results)
+            }
+            Err(e) => {
+                let e = StoreError::from(e);
+                if !e.is_corrupt() {
+                    return Err(e);
+                }
+                self.renew(&e)?;
+                let (totals, results) = apply(&mut self.conn, self.totals, writes, now)?;
+                self.totals = totals;
+                Ok(results)
+            }
+        }
+    }
+
+    /// An epoch for a store that cannot be written: the connection is to say so. The next one that can
+    /// be kept is higher; only a restart in between gives the same one again.
+    fn unsaved_epoch(&mut self) -> u64 {
+        self.totals.epoch += 1;
+        self.totals.epoch as u64
+    }
+
+    /// What `read` finds; if the file turns out to be damaged, what it finds in the new one.
+    fn mending<T>(
+        &mut self,
+        read: impl Fn(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.mend()?;
+        match read(self) {
+            Err(e) if e.is_corrupt() => {
+                self.renew(&e)?;
+                self.publish_totals();
+                read(self)
+            }
+            other => other,
+        }
+    }
+
+    /// Sets a damaged file aside and goes on with a new one.
+    fn renew(&mut self, error: &StoreError) -> Result<(), StoreError> {
+        self.gauges.failures.add(1);
+        // The old connection must be gone before its file is moved.
+        self.conn = Connection::open_in_memory()?;
+        self.damaged = Some(error.clone());
+        self.mend()
+    }
+
+    /// Replaces a damaged file; without one, does nothing. Where it fails, the next call tries again.
+    fn mend(&mut self) -> Result<(), StoreError> {
+        let Some(damage) = self.damaged.clone() else {
+            return Ok(());
+        };
+        let renewed = renew(&self.path, &*self.clock, &damage).and_then(|conn| {
+            // What we remember is newer than what could be read.
+            for (key, value) in [
+                ("last_seq", self.totals.last_seq),
+                ("epoch", self.totals.epoch),
+            ] {
+                let sql = "UPDATE meta SET value = max(value, ?2) WHERE key = ?1";
+                conn.execute(sql, params![key, value])?;
+            }
+            Ok((Totals::read(&conn)?, conn))
+        });
+        match renewed {
+            Ok((totals, conn)) => {
+                (self.totals, self.conn, self.damaged) = (totals, conn, None);
+                Ok(())
+            }
+            Err(e) => {
+                tracing::error!(err = %e.chain(), "damaged store cannot be set aside");
+                Err(damage)
+            }
+        }
+    }
+
+    fn read(&mut self, cursor: Cursor, limit: usize) -> Result<Batch, StoreError> {
+        let mut batch = Batch {
+            cursor,
+            ..Batch::default()
+        };
+        let mut unreadable = Vec::new();
+        let mut left = limit;
+        for urgent in [true, false] {
+            let after = if urgent { cursor.urgent } else { cursor.others };
+            let sql = if urgent {
+                "SELECT seq, created_utc, payload, revision,
+                   (SELECT revision FROM ledger l WHERE l.finding = o.finding)
+                 FROM outbox o WHERE class = 1 AND parked IS NULL AND seq > ?1 ORDER BY seq LIMIT ?2"
+            } else {
+                "SELECT seq, created_utc, payload, revision,
+                   (SELECT revision FROM ledger l WHERE l.finding = o.finding)
+                 FROM outbox o WHERE class <> 1 AND parked IS NULL AND seq > ?1 ORDER BY seq LIMIT ?2"
+            };
+            let mut last = after;
+            let mut statement = self.conn.prepare_cached(sql)?;
+            let mut rows = statement.query(params![after, left as i64])?;
+            while let Some(row) = rows.next()? {
+                last = row.get(0)?;
+                left -= 1;
+                let text = row.get_ref(2)?.as_bytes().map_err(rusqlite::Error::from)?;
+                let revision: u32 = row.get(3)?;
+                match serde_json::from_slice(text) {
+                    Ok(data) => batch.records.push(Record {
+                        seq: last as u64,
+                        created: UtcMicros(row.get(1)?),
+                        data,
+                        latest: row
+                            .get::<_, Option<u32>>(4)?
+                            .is_none_or(|known| known <= revision),
+                    }),
+                    Err(e) => unreadable.push((last as u64, format!("unreadable: {e}"))),
+                }
+            }
+            if urgent {
+                batch.cursor.urgent = last;
+            } else {
+                batch.cursor.others = last;
+            }
+        }
+        batch.more = left == 0;
+        for (seq, reason) in unreadable {
+            tracing::error!(seq, reason, "stored record put aside");
+            self.write(&[Write::Park(seq, reason)])?;
+        }
+        Ok(batch)
+    }
+
+    fn open_findings(&self) -> Result<Vec<Record>, StoreError> {
+        let sql = "SELECT seq, updated_utc, payload FROM ledger WHERE open = 1 ORDER BY seq";
+        let mut statement = self.conn.prepare_cached(sql)?;
+        let mut rows = statement.query([])?;
+        let mut open = Vec::new();
+        while let Some(row) = rows.next()? {
+            let seq: i64 = row.get(0)?;
+            let text = row.get_ref(2)?.as_bytes().map_err(rusqlite::Error::from)?;
+            match serde_json::from_slice(text) {
+                Ok(data) => open.push(Record {
+                    seq: seq as u64,
+                    created: UtcMicros(row.get(1)?),
+                    data,
+                    latest: true,
+                }),
+                Err(e) => {
+                    tracing::error!(seq, err = %e, "open finding in the ledger is unreadable")
+                }
+            }
+        }
+        Ok(open)
+    }
+
+    /// Forgets findings that were closed long ago. A failure waits for the next time.
+    fn prune(&mut self) {
+        self.pruned = self.clock.mono();
+        let before = self.clock.utc().0 - LEDGER_KEPT.as_micros() as i64;
+        let sql = "DELETE FROM ledger WHERE open = 0 AND updated_utc < ?1";
+        if let Err(e) = self.conn.execute(sql, [before]) {
+            tracing::warn!(err = %e, "ledger not pruned");
+        }
+    }
+
+    fn publish_totals(&mut self) {
+        let oldest = "SELECT created_utc FROM outbox WHERE parked IS NULL ORDER BY seq LIMIT 1";
+        let oldest = self
+            .conn
+            .prepare_cached(oldest)
+            .and_then(|mut s| s.query_row([], |row| row.get::<_, i64>(0)).optional());
+        // A clock that was set back gives an age of 0, not a huge one.
+        let age = |created: i64| (self.clock.utc().0 - created).max(0) as u64 / 1_000_000;
+        let status = OutboxStatus {
+            records: self.totals.records.max(0) as u64,
+            bytes: self.totals.bytes.max(0) as u64,
+            oldest_seconds: oldest.ok().flatten().map_or(0, age),
+            parked: self.totals.parked.max(0) as u64,
+        };
+        self.gauges.records.set(status.records);
+        self.gauges.bytes.set(status.bytes);
+        self.gauges.oldest_seconds.set(status.oldest_seconds);
+        self.gauges.parked.set(status.parked);
+        self.status.send_replace(status);
+        let last = self.totals.last_seq as u64;
+        let committed = last.saturating_sub(*self.last_seq.borrow());
+        if committed > 0 {
+            self.gauges.committed.add(committed);
+            self.last_seq.send_replace(last);
+        }
+    }
+}
+
+enum Write {
+    Commit(Box<FindingData>),
+    Acked(Vec<u64>),
+    Park(u64, String),
+    Unpark,
+    NextEpoch,
+}
+
+enum Answer {
+    Number(Reply<u64>),
+    Epoch(Reply<u64>),
+    Done(Reply<()>),
+}
+
+impl Answer {
+    fn give(self, result: Result<u64, StoreError>) {
+        match self {
+            Self::Number(reply) | Self::Epoch(reply) => reply(result),
+            Self::Done(reply) => reply(result.map(|_| ())),
+        }
+    }
+}
+
+type Applied = (Totals, Vec<Result<u64, StoreError>>);
+
+fn apply(
+    conn: &mut Connection,
+    mut totals: Totals,
+    writes: &[Write],
+    now: UtcMicros,
+) -> rusqlite::Result<Applied> {
+    let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let mut results = Vec::with_capacity(writes.len());
+    for write in writes {
+        results.push(match write {
+            Write::Commit(data) => commit(&tx, &mut totals, data, now)?,
+            Write::Acked(seqs) => {
+                for &seq in seqs {
+                    remove(&tx, &mut totals, seq)?;
+                }
+                Ok(0)
+            }
+            Write::Park(seq, reason) => {
+                let sql = "UPDATE outbox SET parked = ?2 WHERE seq = ?1 AND parked IS NULL
+                           RETURNING bytes";
+                let bytes = tx
+                    .prepare_cached(sql)?
+                    .query_row(params![*seq as i64, reason], |row| row.get::<_, i64>(0))
+                    .optional()?;
+                if let Some(bytes) = bytes {
+                    totals.records -= 1;
+                    totals.bytes -= bytes;
+                    totals.parked += 1;
+                }
+                Ok(0)
+            }
+            Write::Unpark => {
+                let sql = "SELECT coalesce(sum(bytes), 0) FROM outbox WHERE parked IS NOT NULL";
+                totals.bytes += tx.query_row(sql, [], |row| row.get::<_, i64>(0))?;
+                let sql = "UPDATE outbox SET parked = NULL WHERE parked IS NOT NULL";
+                let n = tx.execute(sql, [])? as i64;
+                totals.records += n;
+                totals.parked -= n;
+                Ok(n as u64)
+            }
+            Write::NextEpoch => {
+                let sql = "UPDATE meta SET value = max(value, ?1) + 1 WHERE key = 'epoch'
+                           RETURNING value";
+                totals.epoch = tx.query_row(sql, [totals.epoch], |row| row.get(0))?;
+                Ok(totals.epoch as u64)
+            }
+        });
+    }
+    tx.commit()?;
+    Ok((totals, results))
+}
+
+fn commit(
+    tx: &Transaction<'_>,
+    totals: &mut Totals,
+    data: &FindingData,
+    now: UtcMicros,
+) -> rusqlite::Result<Result<u64, StoreError>> {
+    let known = tx
+        .prepare_cached("SELECT revision, seq FROM ledger WHERE finding = ?1")?
+        .query_row([data.finding.as_bytes()], |row| {
+            Ok((row.get::<_, u32>(0)?, row.get::<_, i64>(1)?))
+        })
+        .optional()?;
+    match known {
+        Some((known, seq)) if known == data.revision => return Ok(Ok(seq as u64)),
+        Some((known, _)) if known > data.revision => {
+            let (finding, revision) = (data.finding, data.revision);
+            return Ok(Err(StoreError::Stale {
+                finding,
+                revision,
+                known,
+            }));
+        }
+        _ => {}
+    }
+    let seq = bump(tx, "last_seq")?;
+    insert(tx, seq, now.0, None, data)?;
+    totals.last_seq = seq;
+    totals.records += 1;
+    totals.bytes += payload(data).len() as i64;
+    Ok(Ok(seq as u64))
+}
+
+fn payload(data: &FindingData) -> String {
+    serde_json::to_string(data).expect("plain structs with text keys always serialise")
+}
+
+/// One record into outbox and ledger.
+fn insert(
+    tx: &Transaction<'_>,
+    seq: i64,
+    created_utc: i64,
+    parked: Option<&str>,
+    data: &FindingData,
+) -> rusqlite::Result<()> {
+    let text = payload(data);
+    tx.prepare_cached(
+        "INSERT INTO outbox (seq, finding, revision, code, class, created_utc, bytes, parked, payload)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )?
+    .execute(params![
+        seq,
+        data.finding.as_bytes(),
+        data.revision,
+        data.code,
+        data.class,
+        created_utc,
+        text.len() as i64,
+        parked,
+        text
+    ])?;
+    note(tx, seq, created_utc, data, &text)
+}
+
+/// One revision into the ledger, unless it knows a newer one.
+fn note(
+    tx: &Transaction<'_>,
+    seq: i64,
+    updated_utc: i64,
+    data: &FindingData,
+    text: &str,
+) -> rusqlite::Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO ledger (finding, revision, seq, open, updated_utc, payload)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (finding) DO UPDATE SET revision = excluded.revision, seq = excluded.seq,
+           open = excluded.open, updated_utc = excluded.updated_utc, payload = excluded.payload
+         WHERE excluded.revision > ledger.revision",
+    )?
+    .execute(params![
+        data.finding.as_bytes(),
+        data.revision,
+        seq,
+        data.phase != FindingPhase::Closed,
+        updated_utc,
+        text
+    ])?;
+    Ok(())
+}
+
+fn remove(tx: &Transaction<'_>, totals: &mut Totals, seq: u64) -> rusqlite::Result<()> {
+    let sql = "DELETE FROM outbox WHERE seq = ?1 RETURNING bytes, parked IS NOT NULL";
+    let row = tx
+        .prepare_cached(sql)?
+        .query_row([seq as i64], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?))
+        })
+        .optional()?;
+    match row {
+        Some((_, true)) => totals.parked -= 1,
+        Some((bytes, false)) => {
+            totals.records -= 1;
+            totals.bytes -= bytes;
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+fn bump(tx: &Transaction<'_>, key: &str) -> rusqlite::Result<i64> {
+    tx.prepare_cached("UPDATE meta SET value = value + 1 WHERE key = ?1 RETURNING value")?
+        .query_row([key], |row| row.get(0))
+}
+
+impl Totals {
+    fn read(conn: &Connection) -> rusqlite::Result<Self> {
+        let sql = "SELECT count(*) FILTER (WHERE parked IS NULL),
+                     coalesce(sum(bytes) FILTER (WHERE parked IS NULL), 0),
+                     count(*) FILTER (WHERE parked IS NOT NULL),
+                     (SELECT value FROM meta WHERE key = 'last_seq'),
+                     (SELECT value FROM meta WHERE key = 'epoch')
+                   FROM outbox";
+        conn.query_row(sql, [], |row| {
+            Ok(Self {
+                records: row.get(0)?,
+                bytes: row.get(1)?,
+                parked: row.get(2)?,
+                last_seq: row.get(3)?,
+                epoch: row.get(4)?,
+            })
+        })
+    }
+}
+
+/// `path` with `end` after its name.
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
+fn open_checked(
+    path: &Path,
+    clock: &dyn crate::base::time::Clock,
+) -> Result<Connection, StoreError> {
+    let open = |e: rusqlite::Error| match e.sqlite_error_code() {
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            StoreError::Unwritable {
+                path: path.to_owned(),
+                source: Arc::new(io::Error::other(e)),
+            }
+        }
+        _ => e.into(),
+    };
+    let mut conn = Connection::open(path).map_err(open)?;
+    // Whoever looks into the file by hand may hold it for a moment.
+    conn.busy_timeout(Duration::from_secs(5))?;
+    conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
+        .map_err(open)?;
+    let found: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found > SCHEMA_VERSION {
+        let path = path.to_owned();
+        return Err(StoreError::NewerSchema {
+            path,
+            found,
+            known: SCHEMA_VERSION,
+        });
+    }
+    let verdict: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if verdict != "ok" {
+        return Err(StoreError::Corrupt(Arc::new(
+            rusqlite::Error::InvalidColumnName(verdict),
+        )));
+    }
+    if found == 0 {
+        let tx = conn.transaction()?;
+        tx.execute_batch(SCHEMA).map_err(open)?;
+        let epoch = (clock.utc().0 / 1_000_000).max(0);
+        let sql = "INSERT INTO meta (key, value) VALUES ('last_seq', 0), ('epoch', ?1)";
+        tx.execute(sql, [epoch])?;
+        tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        tx.commit().map_err(open)?;
+    }
+    Ok(conn)
+}
+
+/// Moves a damaged file out of the way, starts a new one and saves into it what can still be read.
+fn renew(
+    path: &Path,
+    clock: &dyn crate::base::time::Clock,
+    error: &StoreError,
+) -> Result<Connection, StoreError> {
+    let name = format!(".corrupt-{}", clock.utc().0.div_euclid(1_000_000));
+    let mut aside = beside(path, &name);
+    // A clock that stands still must not make one damaged file replace another.
+    for n in 2.. {
+        if !aside.exists() {
+            break;
+        }
+        aside = beside(path, &format!("{name}-{n}"));
+    }
+    let fresh = move_all(path, &aside)
+        .map_err(|source| StoreError::Unwritable {
+            path: aside.clone(),
+            source: Arc::new(source),
+        })
+        .and_then(|()| {
+            let mut conn = open_checked(path, clock)?;
+            let saved = salvage(&aside, &mut conn)?;
+            Ok((conn, saved))
+        });
+    match fresh {
+        Ok((conn, saved)) => {
+            tracing::error!(
+                err = %error.chain(), aside = %aside.display(), saved,
+                "store was damaged and set aside; records that could not be read from it are lost"
+            );
+            Ok(conn)
+        }
+        Err(e) => {
+            // Half a new file must not pass for the store after a restart: the next try is to find
+            // the damaged one in its place.
+            if aside.exists()
+                && let Err(e) = move_all(&aside, path)
+            {
+                tracing::error!(err = %e, aside = %aside.display(), "damaged store stays set aside");
+            }
+            Err(e)
+        }
+    }
+}
+
+/// Moves a database with its log, replacing what is there. A log of its own at `to` must not stay:
+/// SQLite would play it into the other file.
+fn move_all(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::rename(from, to)?;
+    for end in ["-wal", "-shm"] {
+        let moved = match std::fs::rename(beside(from, end), beside(to, end)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => std::fs::remove_file(beside(to, end)),
+            moved => moved,
+        };
+        match moved {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Copies what can be read of a damaged file; how many records. Only writing can fail.
+fn salvage(from: &Path, to: &mut Connection) -> Result<u64, StoreError> {
+    let Ok(old) = Connection::open(from) else {
+        return Ok(0);
+    };
+    let tx = to.transaction()?;
+    let mut highest = 0;
+    for key in ["last_seq", "epoch"] {
+        let sql = "SELECT value FROM meta WHERE key = ?1";
+        if let Ok(value) = old.query_row(sql, [key], |row| row.get::<_, i64>(0)) {
+            let sql = "UPDATE meta SET value = max(value, ?2) WHERE key = ?1";
+            tx.execute(sql, params![key, value])?;
+        }
+    }
+    let mut saved = 0;
+    let mut each = |sql: &str, outbox: bool| -> Result<(), StoreError> {
+        let Ok(mut statement) = old.prepare(sql) else {
+            return Ok(());
+        };
+        let Ok(mut rows) = statement.query([]) else {
+            return Ok(());
+        };
+        // The first page that cannot be read ends it.
+        while let Ok(Some(row)) = rows.next() {
+            let read = || -> rusqlite::Result<(i64, i64, Option<String>, String)> {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            };
+            let Ok((seq, utc, parked, text)) = read() else {
+                continue;
+            };
+            let Ok(data) = serde_json::from_str::<FindingData>(&text) else {
+                continue;
+            };
+            highest = highest.max(seq);
+            if outbox {
+                insert(&tx, seq, utc, parked.as_deref(), &data)?;
+                saved += 1;
+            } else {
+                note(&tx, seq, utc, &data, &text)?;
+            }
+        }
+        Ok(())
+    };
+    each(
+        "SELECT seq, created_utc, parked, payload FROM outbox ORDER BY seq",
+        true,
+    )?;
+    each("SELECT seq, updated_utc, NULL, payload FROM ledger", false)?;
+    let sql = "UPDATE meta SET value = max(value, ?1) WHERE key = 'last_seq'";
+    tx.execute(sql, [highest])?;
+    tx.commit()?;
+    Ok(saved)
+}
+
+#[cfg(test)]
+mod tests;

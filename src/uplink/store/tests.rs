@@ -1,0 +1,846 @@
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::base::time::ManualClock;
+use crate::uplink::payload::tests::{T, finding};
+
+const FIRST: FindingPhase = FindingPhase::Opened;
+
+/// A store in a directory of its own, that can be opened again and again.
+struct Bench {
+    dir: TempDir,
+    clock: Arc<ManualClock>,
+    metrics: Metrics,
+    open: Option<(StoreHandle, JoinHandle<()>)>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self {
+            dir: TempDir::new().unwrap(),
+            clock: ManualClock::new(MonoMicros(0), T),
+            metrics: Metrics::default(),
+            open: None,
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("state").join("mingchu.db")
+    }
+
+    fn try_open(&self, path: &Path) -> Result<(StoreHandle, JoinHandle<()>), StoreError> {
+        let heartbeats = Heartbeats::new(self.clock.clone());
+        Store::open(path, self.clock.clone(), &self.metrics, &heartbeats)
+    }
+
+    fn open(&mut self) -> StoreHandle {
+        let opened = self.try_open(&self.path()).unwrap();
+        let handle = opened.0.clone();
+        self.open = Some(opened);
+        handle
+    }
+
+    /// Returns when the thread is gone, and with it the lock.
+    fn close(&mut self) {
+        if let Some((handle, thread)) = self.open.take() {
+            handle.close();
+            thread.join().unwrap();
+        }
+    }
+
+    fn reopen(&mut self) -> StoreHandle {
+        self.close();
+        self.open()
+    }
+
+    /// The file as SQLite sees it, without our code in between.
+    fn sql(&self) -> Connection {
+        Connection::open(self.path()).unwrap()
+    }
+
+    fn set_aside(&self) -> Vec<PathBuf> {
+        let dir = self.path().parent().unwrap().to_owned();
+        let mut aside: Vec<_> = std::fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.to_string_lossy().contains(".corrupt-"))
+            .collect();
+        aside.sort();
+        aside
+    }
+}
+
+/// Replies come from the store's thread, so no runtime is needed to wait for them.
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    futures::executor::block_on(future)
+}
+
+fn waiting(store: &StoreHandle) -> Vec<u64> {
+    let batch = wait(store.read(Cursor::default(), 1000)).unwrap();
+    batch.records.iter().map(|r| r.seq).collect()
+}
+
+fn urgent(n: u128) -> FindingData {
+    FindingData {
+        class: 1,
+        ..finding(n, 1, FIRST)
+    }
+}
+
+#[test]
+fn a_committed_record_reads_back_as_it_was_after_reopening() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    let data = finding(1, 1, FIRST);
+    assert_eq!(store.commit_finding(data.clone()).unwrap(), 1);
+    let store = bench.reopen();
+    let batch = wait(store.read(Cursor::default(), 10)).unwrap();
+    let [record] = batch.records.try_into().unwrap();
+    assert_eq!((record.seq, record.created, record.latest), (1, T, true));
+    // Scores are kept as they go over the wire, with four decimals.
+    assert_eq!(record.data.scores, [0.9123, 0.83]);
+    assert_eq!(record.data.finding, data.finding);
+    assert!(!batch.more);
+}
+
+#[test]
+fn the_same_revision_committed_twice_is_one_record() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    let data = finding(1, 1, FIRST);
+    let seq = store.commit_finding(data.clone()).unwrap();
+    assert_eq!(store.commit_finding(data.clone()).unwrap(), seq);
+    let store = bench.reopen();
+    assert_eq!(store.commit_finding(data.clone()).unwrap(), seq);
+    assert_eq!(store.stats().records, 1);
+    // Also when the record has left the outbox in the meantime.
+    wait(store.acked(vec![seq])).unwrap();
+    assert_eq!(store.commit_finding(data).unwrap(), seq);
+    assert_eq!(waiting(&store), [] as [u64; 0]);
+    assert_eq!(*store.last_seq().borrow(), seq);
+}
+
+#[test]
+fn a_revision_older_than_the_ledgers_is_refused_by_name() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    store
+        .commit_finding(finding(1, 2, FindingPhase::Updated))
+        .unwrap();
+    let refused = store.commit_finding(finding(1, 1, FIRST)).unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            StoreError::Stale {
+                revision: 1,
+                known: 2,
+                ..
+            }
+        ),
+        "{refused}"
+    );
+    assert!(!refused.is_temporary());
+    assert_eq!(*store.last_seq().borrow(), 1, "a refusal takes no number");
+}
+
+#[test]
+fn numbers_have_no_gaps_and_rise_across_reopening_even_when_the_outbox_is_empty() {
+    let mut bench = Bench::new();
+    for round in 0..4 {
+        let store = bench.reopen();
+        assert_eq!(*store.last_seq().borrow(), round * 3);
+        for n in 1..=3 {
+            let seq = round * 3 + n;
+            let committed = store.commit_finding(finding(seq.into(), 1, FIRST)).unwrap();
+            assert_eq!(committed, seq);
+        }
+        wait(store.acked((1..=round * 3 + 3).collect())).unwrap();
+    }
+    assert_eq!(bench.metrics.total(Metric::StoreRecords), 12);
+}
+
+#[test]
+fn commits_from_many_threads_get_every_number_once() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    let threads: Vec<_> = (0..8_u128)
+        .map(|t| {
+            let store = store.clone();
+            let commit = move |n| {
+                store
+                    .commit_finding(finding(t * 100 + n, 1, FIRST))
+                    .unwrap()
+            };
+            thread::spawn(move || (0..20).map(commit).collect::<Vec<u64>>())
+        })
+        .collect();
+    let mut seqs = Vec::new();
+    for thread in threads {
+        let own = thread.join().unwrap();
+        assert!(own.is_sorted(), "each thread's numbers rise: {own:?}");
+        seqs.extend(own);
+    }
+    seqs.sort_unstable();
+    assert_eq!(seqs, (1..=160).collect::<Vec<u64>>());
+}
+
+#[test]
+fn an_acknowledged_record_is_gone_for_good_and_unknown_numbers_do_no_harm() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    for n in 1..=4 {
+        store.commit_finding(finding(n, 1, FIRST)).unwrap();
+    }
+    wait(store.acked(vec![1, 3, 3, 77])).unwrap();
+    assert_eq!(waiting(&store), [2, 4]);
+    let store = bench.reopen();
+    assert_eq!(waiting(&store), [2, 4]);
+    assert_eq!(store.stats().records, 2);
+}
+
+#[test]
+fn a_read_goes_on_where_the_last_one_ended_with_class_1_first() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    for n in 1..=6 {
+        let data = if n % 3 == 0 {
+            urgent(n)
+        } else {
+            finding(n, 1, FIRST)
+        };
+        store.commit_finding(data).unwrap();
+    }
+    let seqs = |batch: &Batch| batch.records.iter().map(|r| r.seq).collect::<Vec<_>>();
+    let first = wait(store.read(Cursor::default(), 3)).unwrap();
+    assert_eq!((seqs(&first), first.more), (vec![3, 6, 1], true));
+    store.commit_finding(urgent(7)).unwrap();
+    let second = wait(store.read(first.cursor, 10)).unwrap();
+    assert_eq!((seqs(&second), second.more), (vec![7, 2, 4, 5], false));
+    let third = wait(store.read(second.cursor, 10)).unwrap();
+    assert!(third.records.is_empty() && !third.more);
+}
+
+#[test]
+fn a_record_knows_whether_a_newer_revision_came_after_it() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    store.commit_finding(finding(1, 1, FIRST)).unwrap();
+    store.commit_finding(finding(2, 1, FIRST)).unwrap();
+    store
+        .commit_finding(finding(1, 2, FindingPhase::Updated))
+        .unwrap();
+    let batch = wait(store.read(Cursor::default(), 10)).unwrap();
+    let latest: Vec<_> = batch.records.iter().map(|r| r.latest).collect();
+    assert_eq!(latest, [false, true, true]);
+}
+
+#[test]
+fn a_parked_record_is_not_read_until_it_is_unparked() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    for n in 1..=3 {
+        store.commit_finding(finding(n, 1, FIRST)).unwrap();
+    }
+    let all = store.stats();
+    wait(store.park(2, "refused".to_owned())).unwrap();
+    wait(store.park(2, "refused again".to_owned())).unwrap();
+    assert_eq!(waiting(&store), [1, 3]);
+    let store = bench.reopen();
+    let stats = store.stats();
+    assert_eq!((stats.records, stats.parked), (2, 1));
+    assert!(stats.bytes < all.bytes);
+    assert_eq!(wait(store.unpark_all()).unwrap(), 1);
+    assert_eq!(waiting(&store), [1, 2, 3]);
+    assert_eq!(store.stats(), all);
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_parked_and_does_not_stop_the_others() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    for n in 1..=3 {
+        store.commit_finding(finding(n, 1, FIRST)).unwrap();
+    }
+    bench
+        .sql()
+        .execute("UPDATE outbox SET payload = '{' WHERE seq = 2", [])
+        .unwrap();
+    assert_eq!(waiting(&store), [1, 3]);
+    let sql = "SELECT parked FROM outbox WHERE seq = 2";
+    let reason: String = bench.sql().query_row(sql, [], |row| row.get(0)).unwrap();
+    assert!(reason.starts_with("unreadable: "), "{reason}");
+}
+
+#[test]
+fn the_epoch_rises_across_reopening_and_begins_at_the_clock() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    let first = wait(store.next_epoch()).unwrap();
+    // A file that was lost must not take the site back to epochs the centre has seen.
+    assert!(first > (T.0 / 1_000_000) as u64);
+    assert_eq!(wait(store.next_epoch()).unwrap(), first + 1);
+    let store = bench.reopen();
+    assert_eq!(wait(store.next_epoch()).unwrap(), first + 2);
+}
+
+#[test]
+fn open_findings_survive_with_their_newest_revision_and_vanish_when_closed() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    store.commit_finding(finding(1, 1, FIRST)).unwrap();
+    store.commit_finding(finding(2, 1, FIRST)).unwrap();
+    store
+        .commit_finding(finding(1, 2, FindingPhase::Updated))
+        .unwrap();
+    wait(store.acked(vec![1, 2, 3])).unwrap();
+    let store = bench.reopen();
+    let brief = |open: Vec<Record>| {
+        let brief = |r: &Record| (r.seq, r.data.finding.as_u128() & 0xff, r.data.revision);
+        open.iter().map(brief).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        brief(store.open_findings().unwrap()),
+        [(2, 2, 1), (3, 1, 2)]
+    );
+    store
+        .commit_finding(finding(2, 2, FindingPhase::Closed))
+        .unwrap();
+    assert_eq!(
+        brief(wait(store.read_open_findings()).unwrap()),
+        [(3, 1, 2)]
+    );
+    let store = bench.reopen();
+    assert_eq!(brief(store.open_findings().unwrap()), [(3, 1, 2)]);
+}
+
+#[test]
+fn closed_findings_leave_the_ledger_after_90_days_and_open_ones_never() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    store.commit_finding(finding(1, 1, FIRST)).unwrap();
+    store
+        .commit_finding(finding(2, 1, FindingPhase::Closed))
+        .unwrap();
+    bench.close();
+    bench.clock.advance(LEDGER_KEPT + Duration::from_secs(1));
+    let store = bench.open();
+    let sql = "SELECT count(*) FROM ledger";
+    let kept: i64 = bench.sql().query_row(sql, [], |row| row.get(0)).unwrap();
+    assert_eq!(kept, 1);
+    assert_eq!(store.open_findings().unwrap().len(), 1);
+    // The records wait in the outbox for as long as it takes.
+    assert_eq!(waiting(&store), [1, 2]);
+}
+
+#[test]
+fn a_second_daemon_on_the_same_file_is_refused_until_the_first_is_gone() {
+    let mut bench = Bench::new();
+    let _first = bench.open();
+    let refused = bench.try_open(&bench.path()).unwrap_err();
+    assert!(matches!(&refused, StoreError::Locked { path } if *path == bench.path()));
+    let text = refused.to_string();
+    assert!(
+        text.contains("stop that one first") && text.contains("state_dir"),
+        "{text}"
+    );
+    bench.close();
+    bench.open();
+}
+
+#[test]
+fn a_file_that_is_no_database_is_set_aside_unchanged_and_the_store_opens() {
+    let mut bench = Bench::new();
+    std::fs::create_dir_all(bench.path().parent().unwrap()).unwrap();
+    let rubbish = b"this is not a database, however long one looks at it".repeat(100);
+    std::fs::write(bench.path(), &rubbish).unwrap();
+    let store = bench.open();
+    assert_eq!(store.commit_finding(finding(1, 1, FIRST)).unwrap(), 1);
+    let aside = bench.set_aside();
+    assert_eq!(
+        aside,
+        [beside(
+            &bench.path(),
+            &format!(".corrupt-{}", T.0 / 1_000_000)
+        )]
+    );
+    assert_eq!(std::fs::read(&aside[0]).unwrap(), rubbish);
+}
+
+/// Overwrites the pages of one table with rubbish, so that the rest of the file stays readable.
+fn damage(bench: &Bench, table: &str) {
+    let sql = bench.sql();
+    // One file, without a log that would cover the damage.
+    sql.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
+        .unwrap();
+    let page: i64 = sql
+        .query_row("PRAGMA page_size", [], |row| row.get(0))
+        .unwrap();
+    let find = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";
+    let root: i64 = sql.query_row(find, [table], |row| row.get(0)).unwrap();
+    drop(sql);
+    let mut bytes = std::fs::read(bench.path()).unwrap();
+    let start = ((root - 1) * page) as usize;
+    bytes[start..start + page as usize].fill(0xff);
+    std::fs::write(bench.path(), bytes).unwrap();
+}
+
+#[test]
+fn what_is_readable_in_a_damaged_file_is_saved_and_the_counters_go_on() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    for n in 1..=5 {
+        store.commit_finding(finding(n, 1, FIRST)).unwrap();
+    }
+    wait(store.park(4, "refused".to_owned())).unwrap();
+    wait(store.acked(vec![1])).unwrap();
+    let epoch = wait(store.next_epoch()).unwrap();
+    bench.close();
+    damage(&bench, "ledger_open");
+    let store = bench.open();
+    assert_eq!(bench.set_aside().len(), 1);
+    assert_eq!(waiting(&store), [2, 3, 5]);
+    assert_eq!((store.stats().records, store.stats().parked), (3, 1));
+    assert_eq!(wait(store.next_epoch()).unwrap(), epoch + 1);
+    assert_eq!(store.commit_finding(finding(6, 1, FIRST)).unwrap(), 6);
+    assert_eq!(
+        store.commit_finding(finding(2, 1, FIRST)).unwrap(),
+        2,
+        "still known"
+    );
+}
+
+#[test]
+fn a_lost_outbox_table_does_not_take_the_numbers_or_the_open_findings_along() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    for n in 1..=3 {
+        store.commit_finding(finding(n, 1, FIRST)).unwrap();
+    }
+    bench.close();
+    damage(&bench, "outbox");
+    let store = bench.open();
+    assert_eq!(bench.set_aside().len(), 1);
+    assert_eq!(waiting(&store), [] as [u64; 0]);
+    assert_eq!(store.open_findings().unwrap().len(), 3);
+    assert_eq!(store.commit_finding(finding(4, 1, FIRST)).unwrap(), 4);
+}
+
+#[test]
+fn damage_while_running_is_noticed_by_a_write_and_the_commit_still_succeeds() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    for n in 1..=3 {
+        store.commit_finding(finding(n, 1, FIRST)).unwrap();
+    }
+    let epoch = wait(store.next_epoch()).unwrap();
+    damage(&bench, "ledger");
+    assert_eq!(store.commit_finding(finding(4, 1, FIRST)).unwrap(), 4);
+    assert_eq!(bench.set_aside().len(), 1);
+    assert_eq!(waiting(&store), [1, 2, 3, 4]);
+    assert!(wait(store.next_epoch()).unwrap() > epoch);
+    assert_eq!(bench.metrics.total(Metric::StoreFailures), 1);
+}
+
+#[test]
+fn damage_while_running_is_noticed_by_a_read_too() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    for n in 1..=3 {
+        store.commit_finding(finding(n, 1, FIRST)).unwrap();
+    }
+    damage(&bench, "outbox");
+    // Whatever the read finds, it must not fail for ever.
+    assert_eq!(waiting(&store), [] as [u64; 0]);
+    assert_eq!(bench.set_aside().len(), 1);
+    assert_eq!(store.commit_finding(finding(4, 1, FIRST)).unwrap(), 4);
+    assert_eq!(waiting(&store), [4]);
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_reported_with_the_remedy() {
+    let bench = Bench::new();
+    let file = bench.dir.path().join("a-file");
+    std::fs::write(&file, "").unwrap();
+    // Root may write anywhere, so the obstacle is a file where a directory should be.
+    let refused = bench
+        .try_open(&file.join("state").join("mingchu.db"))
+        .unwrap_err();
+    assert!(
+        matches!(refused, StoreError::Unwritable { .. }),
+        "{refused:?}"
+    );
+    assert!(!refused.is_temporary());
+    let text = refused.chain();
+    assert!(text.contains("give the directory to the user"), "{text}");
+    assert!(
+        text.contains("state_dir") && text.contains("a-file"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_read_only_directory_is_reported_with_the_remedy() {
+    let bench = Bench::new();
+    let dir = bench.dir.path().join("locked");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o500)).unwrap();
+    if File::create(dir.join("probe")).is_ok() {
+        // Root is not stopped by permissions, so there is nothing to see here.
+        return;
+    }
+    let refused = bench.try_open(&dir.join("mingchu.db")).unwrap_err();
+    assert!(
+        matches!(refused, StoreError::Unwritable { .. }),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_directory_in_place_of_the_file_is_reported_with_the_remedy() {
+    let bench = Bench::new();
+    std::fs::create_dir_all(bench.path()).unwrap();
+    let refused = bench.try_open(&bench.path()).unwrap_err();
+    assert!(
+        matches!(refused, StoreError::Unwritable { .. }),
+        "{refused:?}"
+    );
+    assert!(refused.to_string().contains("mingchu.db"), "{refused}");
+}
+
+#[test]
+fn a_newer_versions_file_is_refused_and_left_untouched() {
+    let mut bench = Bench::new();
+    bench.open().commit_finding(finding(1, 1, FIRST)).unwrap();
+    bench.close();
+    bench
+        .sql()
+        .pragma_update(None, "user_version", SCHEMA_VERSION + 1)
+        .unwrap();
+    let before = std::fs::read(bench.path()).unwrap();
+    let refused = bench.try_open(&bench.path()).unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            StoreError::NewerSchema {
+                found: 2,
+                known: 1,
+                ..
+            }
+        ),
+        "{refused:?}"
+    );
+    assert!(
+        refused.to_string().contains("run the newer mingchu"),
+        "{refused}"
+    );
+    assert_eq!(std::fs::read(bench.path()).unwrap(), before);
+    assert!(bench.set_aside().is_empty());
+}
+
+#[test]
+fn the_figures_tell_what_waits_how_much_and_how_long() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    assert_eq!(store.stats(), OutboxStatus::default());
+    let data = finding(1, 1, FIRST);
+    let bytes = payload(&data).len() as u64;
+    store.commit_finding(data).unwrap();
+    bench.clock.advance(Duration::from_secs(90));
+    store.commit_finding(finding(2, 1, FIRST)).unwrap();
+    let expected = OutboxStatus {
+        records: 2,
+        bytes: 2 * bytes,
+        oldest_seconds: 90,
+        parked: 0,
+    };
+    assert_eq!(store.stats(), expected);
+    wait(store.acked(vec![1])).unwrap();
+    let expected = OutboxStatus {
+        records: 1,
+        bytes,
+        oldest_seconds: 0,
+        parked: 0,
+    };
+    assert_eq!(store.stats(), expected);
+    assert_eq!(bench.metrics.total(Metric::OutboxRecords), 1);
+    assert_eq!(bench.metrics.total(Metric::OutboxBytes), bytes);
+    let store = bench.reopen();
+    assert_eq!(store.stats(), expected);
+}
+
+#[test]
+fn a_failed_transaction_leaves_nothing_behind_and_wastes_no_number() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    // A trigger stands in for the disk: it fails the statement in the middle of the transaction.
+    let sql = "CREATE TRIGGER broken BEFORE INSERT ON ledger WHEN new.revision = 13
+               BEGIN SELECT raise(ABORT, 'no'); END";
+    bench.sql().execute_batch(sql).unwrap();
+    let refused = store.commit_finding(finding(1, 13, FIRST)).unwrap_err();
+    assert!(
+        matches!(refused, StoreError::Io(_)) && refused.is_temporary(),
+        "{refused:?}"
+    );
+    assert_eq!(*store.last_seq().borrow(), 0);
+    assert_eq!(waiting(&store), [] as [u64; 0]);
+    assert_eq!(store.commit_finding(finding(1, 14, FIRST)).unwrap(), 1);
+    assert_eq!(bench.metrics.total(Metric::StoreFailures), 1);
+}
+
+#[test]
+fn a_full_disk_is_told_apart_from_other_failures() {
+    let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+    let full = StoreError::from(rusqlite::Error::SqliteFailure(full, None));
+    assert!(matches!(full, StoreError::Full(_)) && full.is_temporary());
+    assert!(
+        full.chain()
+            .starts_with("the disk with the store is full: "),
+        "{}",
+        full.chain()
+    );
+}
+
+#[test]
+fn a_damaged_file_that_cannot_be_set_aside_is_tried_again_and_nothing_is_lost() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    for n in 1..=3 {
+        store.commit_finding(finding(n, 1, FIRST)).unwrap();
+    }
+    damage(&bench, "ledger");
+    // Keeps the log from being removed, and a directory keeps it from being moved.
+    let watcher = bench.sql();
+    watcher
+        .query_row("SELECT count(*) FROM meta", [], |row| row.get::<_, i64>(0))
+        .unwrap();
+    let name = format!(".corrupt-{}-wal", T.0 / 1_000_000);
+    let obstacle = beside(&bench.path(), &name);
+    std::fs::create_dir(&obstacle).unwrap();
+    for _ in 0..2 {
+        let refused = store.commit_finding(finding(4, 1, FIRST)).unwrap_err();
+        assert!(
+            matches!(refused, StoreError::Corrupt(_)) && refused.is_temporary(),
+            "{refused:?}"
+        );
+        assert!(wait(store.read(Cursor::default(), 10)).is_err());
+        assert!(
+            bench.path().exists(),
+            "the damaged file is back in its place"
+        );
+    }
+    std::fs::remove_dir(&obstacle).unwrap();
+    assert_eq!(store.commit_finding(finding(4, 1, FIRST)).unwrap(), 4);
+    assert_eq!(waiting(&store), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_second_damaged_file_does_not_replace_the_first_when_the_clock_stands_still() {
+    let mut bench = Bench::new();
+    for n in 1..=2 {
+        let _made = bench.open();
+        bench.close();
+        std::fs::write(bench.path(), format!("rubbish {n}").repeat(1000)).unwrap();
+    }
+    bench.open();
+    bench.close();
+    std::fs::write(bench.path(), "rubbish 3".repeat(1000)).unwrap();
+    bench.open();
+    let first = |path: &PathBuf| std::fs::read_to_string(path).unwrap()[..9].to_owned();
+    let aside: Vec<_> = bench.set_aside().iter().map(first).collect();
+    assert_eq!(aside, ["rubbish 1", "rubbish 2", "rubbish 3"]);
+}
+
+#[test]
+fn a_closed_store_says_so_and_finishes_what_was_asked_before() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    store.commit_finding(finding(1, 1, FIRST)).unwrap();
+    bench.close();
+    let refused = store.commit_finding(finding(2, 1, FIRST)).unwrap_err();
+    assert!(matches!(refused, StoreError::Closed) && !refused.is_temporary());
+    assert!(matches!(
+        wait(store.read(Cursor::default(), 1)),
+        Err(StoreError::Closed)
+    ));
+    assert_eq!(waiting(&bench.open()), [1]);
+}
+
+#[test]
+fn waiting_for_the_newest_number_wakes_with_a_commit() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    let mut newest = store.last_seq();
+    let commit = thread::spawn(move || store.commit_finding(finding(1, 1, FIRST)).unwrap());
+    wait(newest.changed()).unwrap();
+    assert_eq!(*newest.borrow(), 1);
+    commit.join().unwrap();
+}
+
+#[test]
+fn everything_answered_is_there_when_the_process_dies_without_closing() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    for n in 1..=20 {
+        store.commit_finding(finding(n, 1, FIRST)).unwrap();
+    }
+    wait(store.acked(vec![1, 2])).unwrap();
+    let epoch = wait(store.next_epoch()).unwrap();
+    // What lies on the disk at this moment is what a power cut would leave.
+    let after = TempDir::new().unwrap();
+    let copy = after.path().join("mingchu.db");
+    for end in ["", "-wal"] {
+        std::fs::copy(beside(&bench.path(), end), beside(&copy, end)).unwrap();
+    }
+    let (revived, thread) = bench.try_open(&copy).unwrap();
+    assert_eq!(waiting(&revived), (3..=20).collect::<Vec<u64>>());
+    assert_eq!(revived.open_findings().unwrap().len(), 20);
+    assert!(wait(revived.next_epoch()).unwrap() > epoch);
+    assert_eq!(revived.commit_finding(finding(21, 1, FIRST)).unwrap(), 21);
+    revived.close();
+    thread.join().unwrap();
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Commit {
+        finding: u8,
+        close: bool,
+        again: bool,
+    },
+    Ack(Vec<u64>),
+    Park(u64),
+    Unpark,
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..4_u8, any::<bool>(), prop::bool::weighted(0.2))
+            .prop_map(|(finding, close, again)| Step::Commit { finding, close, again }),
+        3 => prop::collection::vec(1..30_u64, 0..5).prop_map(Step::Ack),
+        1 => (1..30_u64).prop_map(Step::Park),
+        1 => Just(Step::Unpark),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+/// What the store should hold.
+#[derive(Default)]
+struct Model {
+    /// Finding and revision by number, and whether it is parked.
+    outbox: BTreeMap<u64, (u8, u32, bool)>,
+    /// Newest revision, its number, and whether it is open.
+    ledger: BTreeMap<u8, (u32, u64, bool)>,
+    last_seq: u64,
+}
+
+impl Model {
+    fn check(&self, store: &StoreHandle) {
+        let live = self.outbox.iter().filter(|(_, (.., parked))| !parked);
+        let live: Vec<_> = live
+            .map(|(seq, (f, revision, _))| (*seq, *f, *revision))
+            .collect();
+        let batch = wait(store.read(Cursor::default(), 1000)).unwrap();
+        let name = |data: &FindingData| data.finding.as_u128() as u8;
+        let read = batch
+            .records
+            .iter()
+            .map(|r| (r.seq, name(&r.data), r.data.revision));
+        assert_eq!(read.collect::<Vec<_>>(), live);
+        for record in &batch.records {
+            assert_eq!(
+                record.latest,
+                self.ledger[&name(&record.data)].0 == record.data.revision
+            );
+        }
+        let mut open: Vec<_> = self
+            .ledger
+            .iter()
+            .filter(|(_, (.., open))| *open)
+            .map(|(f, (revision, seq, _))| (*seq, *f, *revision))
+            .collect();
+        open.sort_unstable();
+        let found = store.open_findings().unwrap();
+        let found = found
+            .iter()
+            .map(|r| (r.seq, name(&r.data), r.data.revision));
+        assert_eq!(found.collect::<Vec<_>>(), open);
+        let stats = store.stats();
+        assert_eq!(stats.records, live.len() as u64);
+        assert_eq!(stats.parked, (self.outbox.len() - live.len()) as u64);
+        assert_eq!(*store.last_seq().borrow(), self.last_seq);
+    }
+
+    fn apply(&mut self, step: Step, bench: &mut Bench, store: &mut StoreHandle) {
+        match step {
+            Step::Commit {
+                finding: f,
+                close,
+                again,
+            } => {
+                let known = self.ledger.get(&f).copied();
+                let (revision, expected) = match known {
+                    Some((revision, seq, _)) if again => (revision, seq),
+                    known => (known.map_or(1, |k| k.0 + 1), self.last_seq + 1),
+                };
+                let phase = if close {
+                    FindingPhase::Closed
+                } else {
+                    FindingPhase::Updated
+                };
+                let seq = store
+                    .commit_finding(finding(f.into(), revision, phase))
+                    .unwrap();
+                assert_eq!(seq, expected);
+                if seq > self.last_seq {
+                    self.last_seq = seq;
+                    self.outbox.insert(seq, (f, revision, false));
+                    self.ledger.insert(f, (revision, seq, !close));
+                }
+            }
+            Step::Ack(seqs) => {
+                for seq in &seqs {
+                    self.outbox.remove(seq);
+                }
+                wait(store.acked(seqs)).unwrap();
+            }
+            Step::Park(seq) => {
+                if let Some(record) = self.outbox.get_mut(&seq) {
+                    record.2 = true;
+                }
+                wait(store.park(seq, "why not".to_owned())).unwrap();
+            }
+            Step::Unpark => {
+                let mut parked = 0;
+                for record in self.outbox.values_mut() {
+                    parked += u64::from(std::mem::take(&mut record.2));
+                }
+                assert_eq!(wait(store.unpark_all()).unwrap(), parked);
+            }
+            Step::Reopen => *store = bench.reopen(),
+        }
+    }
+}
+
+proptest! {
+    // Every step waits for a real disk.
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_store_agrees_with_a_model_whatever_is_asked(
+        steps in prop::collection::vec(step(), 1..40),
+    ) {
+        let mut bench = Bench::new();
+        let mut store = bench.open();
+        let mut model = Model::default();
+        for step in steps {
+            model.apply(step, &mut bench, &mut store);
+            model.check(&store);
+        }
+        bench.close();
+    }
+}
