@@ -21,7 +21,8 @@
 //! * An acknowledgement nobody asked for ends the connection.
 //! * The table of what is in flight costs 14 MB unless the limit is set.
 //! * A publish over the broker's maximum packet size ends the connection: it is refused here before.
-//! * `set_keep_alive` panics below 5 s.
+//! * `set_keep_alive` panics below 5 s. A broker that sets the keep-alive to 0, for none, would be
+//!   pinged without a pause and dropped at the second ping: ours is put back.
 use std::error::Error as _;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -327,8 +328,9 @@ impl Link {
             let will = LastWill::new(will.topic, will.payload, QoS::AtLeastOnce, true, None);
             mqtt.set_last_will(will);
         }
+        let keep_alive = config.keep_alive.max(LEAST_KEEP_ALIVE);
         mqtt.set_clean_start(true)
-            .set_keep_alive(config.keep_alive.max(LEAST_KEEP_ALIVE))
+            .set_keep_alive(keep_alive)
             .set_connection_timeout(CONNECT_TIMEOUT.as_secs())
             .set_max_packet_size(Some(options.max_incoming_bytes))
             .set_outgoing_inflight_upper_limit(options.inflight_limit);
@@ -340,6 +342,7 @@ impl Link {
         let task = Poller {
             event_loop,
             who,
+            keep_alive,
             events: tx,
             welcome: Some(welcome_tx),
         };
@@ -448,6 +451,7 @@ struct Who {
 struct Poller {
     event_loop: EventLoop,
     who: Who,
+    keep_alive: Duration,
     events: mpsc::Sender<LinkEvent>,
     welcome: Option<tokio::sync::oneshot::Sender<Connected>>,
 }
@@ -492,6 +496,10 @@ impl Poller {
         let event = match event {
             Event::Outgoing(Outgoing::Publish(packet_id)) => LinkEvent::Sent(packet_id),
             Event::Incoming(Packet::ConnAck(ack)) => {
+                let properties = ack.properties.as_ref();
+                if properties.and_then(|p| p.server_keep_alive) == Some(0) {
+                    self.event_loop.options.set_keep_alive(self.keep_alive);
+                }
                 return self
                     .welcome
                     .take()
@@ -555,14 +563,10 @@ impl Who {
         match error {
             ConnectionError::ConnectionRefused(code) => self.refused(code),
             ConnectionError::Timeout(_) => LinkError::TimedOut { broker },
-            ConnectionError::Tls(TlsError::Io(e))
-                if e.get_ref().is_none_or(|e| !e.is::<rustls::Error>()) =>
-            {
-                LinkError::Lost {
-                    broker,
-                    reason: format!("during the TLS handshake: {e}"),
-                }
-            }
+            ConnectionError::Tls(TlsError::Io(e)) if !is_tls(&e) => LinkError::Lost {
+                broker,
+                reason: format!("during the TLS handshake: {e}"),
+            },
             ConnectionError::Tls(e) => LinkError::TlsRefused {
                 broker,
                 source: Box::new(e),
@@ -607,9 +611,7 @@ impl Who {
             }
             // With TLS the handshake may end here: a broker that wants a client certificate says so
             // after we think that it is done.
-            StateError::Deserialization(rumqttc::v5::mqttbytes::Error::Io(e))
-                if e.get_ref().is_some_and(|e| e.is::<rustls::Error>()) =>
-            {
+            StateError::Deserialization(rumqttc::v5::mqttbytes::Error::Io(e)) if is_tls(&e) => {
                 LinkError::TlsRefused {
                     broker,
                     source: Box::new(e),
@@ -675,6 +677,12 @@ impl Who {
     }
 }
 
+/// Whether the TLS library is behind it.
+fn is_tls(e: &io::Error) -> bool {
+    let source = e.get_ref();
+    source.is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
+}
+
 /// Reads the certificates. Done for every connection, so that a renewed certificate is taken up.
 ///
 /// # Errors
@@ -686,7 +694,7 @@ pub fn load_tls(tls: &TlsConfig) -> Result<Arc<rustls::ClientConfig>, LinkError>
     };
     let certificates = |file: &Path| -> Result<Vec<CertificateDer<'static>>, LinkError> {
         let found = CertificateDer::pem_file_iter(file)
-            .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
             .map_err(|e| bad(file, pem_reason(&e)))?;
         if found.is_empty() {
             return Err(bad(file, "holds no certificate in PEM form".to_owned()));

@@ -20,6 +20,7 @@ pub const JSON_CONTENT_TYPE: &str = "application/json";
 mod rfc3339 {
     use super::{Deserialize, Deserializer, Serializer, UtcMicros};
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
     pub fn serialize<S: Serializer>(t: &UtcMicros, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(t)
     }
@@ -34,6 +35,7 @@ mod rfc3339 {
         use super::{Deserializer, Serializer, UtcMicros};
         use serde::Deserialize;
 
+        #[expect(clippy::ref_option, reason = "serde gives references")]
         pub fn serialize<S: Serializer>(t: &Option<UtcMicros>, s: S) -> Result<S::Ok, S::Error> {
             match t {
                 Some(t) => s.collect_str(t),
@@ -59,6 +61,7 @@ fn rounded(v: f32) -> f64 {
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
 fn one_rounded<S: Serializer>(v: &f32, s: S) -> Result<S::Ok, S::Error> {
     s.serialize_f64(rounded(*v))
 }

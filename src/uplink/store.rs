@@ -32,7 +32,7 @@
 //! | what | what happens |
 //! | --- | --- |
 //! | a commit fails (disk full, I/O) | [`StoreError::Full`] or [`StoreError::Io`], counted; nothing of the transaction stays. The caller keeps the finding and calls again after a back-off; a commit that did reach the disk after all is recognised by finding and revision and gets the `seq` it has |
-//! | the file is damaged, at start or later | it is set aside as `<file>.corrupt-<utc seconds>` with an error in the log; what can still be read of it goes into the new file, and the counters go on |
+//! | the file is damaged, at start or later | it is set aside as `<file>.corrupt-<utc seconds>` with an error in the log; what can still be read of it goes into the new file, and the counters go on. Where that fails, it is put back and the next call tries again |
 //! | a stored record cannot be read | parked by the name of the reason; it does not stop the others |
 //! | a newer version's file | refused by name, untouched |
 //! | power cut | WAL with `synchronous=FULL`: what was answered is there |
@@ -711,7 +711,7 @@ impl Store {
                     latest: true,
                 }),
                 Err(e) => {
-                    tracing::error!(seq, err = %e, "open finding in the ledger is unreadable")
+                    tracing::error!(seq, err = %e, "open finding in the ledger is unreadable");
                 }
             }
         }

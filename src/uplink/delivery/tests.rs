@@ -225,7 +225,7 @@ fn a_topic_nobody_subscribes_to_is_tried_by_one_record_after_a_growing_wait() {
     assert_eq!(delivery.acked(4, 0, secs(0)), Verdict::Delivered(4));
     let mut now = secs(0);
     for wait in [1, 2, 4, 8, 16, 32, 60, 60] {
-        let early = now.plus(Duration::from_secs(wait) - Duration::from_micros(1));
+        let early = now.plus(Duration::from_micros(wait * 1_000_000 - 1));
         assert_eq!(delivery.next(early), None);
         now = now.plus(Duration::from_secs(wait));
         assert_eq!(send(&mut delivery, 5, now), Some((1, true)));
@@ -354,7 +354,7 @@ fn a_done_record_is_not_taken_again_before_the_store_has_removed_it() {
 }
 
 /// What may happen, in any order. Numbers choose among what is possible at that moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     Commit {
         urgent: bool,

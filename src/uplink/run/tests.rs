@@ -347,7 +347,7 @@ async fn a_finding_committed_while_the_outbox_is_being_read_is_not_forgotten() {
     // soon as it gets the thread; the second then keeps it from looking at the result, so that it
     // finds the news and a result without the news at the same time. No other commit follows that
     // would make it read again.
-    for pair in 0..100 {
+    for pair in 0..400 {
         site.commit_new([2 * pair + 1]);
         tokio::task::yield_now().await;
         site.commit_new([2 * pair + 2]);
@@ -771,11 +771,11 @@ async fn a_wrong_password_is_said_in_clear_words_and_the_password_is_not() {
     site.stop().await;
 }
 
-fn tls(ca_file: PathBuf) -> Option<TlsConfig> {
-    Some(TlsConfig {
+fn tls(ca_file: PathBuf) -> TlsConfig {
+    TlsConfig {
         ca_file,
         client: None,
-    })
+    }
 }
 
 #[tokio::test]
@@ -788,7 +788,7 @@ async fn a_broker_whose_certificate_is_not_known_is_not_trusted() {
         format!("allow_anonymous true\ncertfile {own}\nkeyfile {key}\n")
     });
     let mut site = Site::new(UplinkConfig {
-        tls: tls(stranger),
+        tls: Some(tls(stranger)),
         ..config(broker.port)
     });
     site.start();
@@ -798,7 +798,7 @@ async fn a_broker_whose_certificate_is_not_known_is_not_trusted() {
         "{error}"
     );
     site.stop().await;
-    site.config.tls = tls(own);
+    site.config.tls = Some(tls(own));
     site.start();
     site.connected().await;
     site.stop().await;
@@ -810,7 +810,7 @@ async fn with_tls_nothing_is_ever_sent_in_clear_text() {
     let (ca, _) = certificate(dir.path(), "ca");
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let config = UplinkConfig {
-        tls: tls(ca),
+        tls: Some(tls(ca)),
         login: Some(("site-000123".to_owned(), Secret::new("the-right-one"))),
         ..config(listener.local_addr().unwrap().port())
     };
@@ -896,4 +896,35 @@ async fn somebody_else_on_the_port_is_told_apart_from_a_broker() {
         "{error}"
     );
     site.stop().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_wants_no_keep_alive_is_not_pinged_to_death() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let options = LinkOptions {
+        config: config(listener.local_addr().unwrap().port()),
+        will: None,
+        inflight_limit: 8,
+        max_incoming_bytes: 1024,
+    };
+    let broker = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut sent = [0; 4096];
+        let connect = stream.read(&mut sent).await.unwrap();
+        assert!(connect > 0 && sent[0] == 0x10);
+        // The welcome, with property 0x13, server keep-alive, of 0 s.
+        let welcome = [0x20, 6, 0, 0, 3, 0x13, 0, 0];
+        stream.write_all(&welcome).await.unwrap();
+        let ping = stream.read(&mut sent).await.unwrap();
+        assert_eq!(sent[..ping], [0xc0, 0], "the first ping comes at once");
+        // The second one follows after the keep-alive of 5 s, and without an answer to the first it
+        // would be the end of the connection.
+        let next = stream.read(&mut sent);
+        let quiet = tokio::time::timeout(Duration::from_millis(300), next).await;
+        assert!(quiet.is_err(), "{quiet:?} bytes came");
+    };
+    let connected = async { Link::connect(options).await.unwrap() };
+    let both = Box::pin(async { tokio::join!(connected, broker) });
+    // The link lives until the broker has seen enough.
+    let _link = within("the pings", both).await;
 }
