@@ -13,13 +13,17 @@ use crate::base::time::{MonoMicros, Pts90k, UtcMicros};
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// 401 or 403: trying again soon would only lock the account.
-    #[error("the camera refused the login ({status})")]
+    #[error(
+        "the camera refused the login ({status}): check its user name and password; the next try is in minutes, as cameras lock accounts"
+    )]
     Unauthorised {
         /// RTSP status code.
         status: u16,
     },
     /// Nobody answers there.
-    #[error("the camera cannot be reached: {0}")]
+    #[error(
+        "the camera cannot be reached: {0}. Check its power, its cable and the host in its URL"
+    )]
     Unreachable(String),
     /// A step took too long.
     #[error("no answer to {step} within {} s", limit.as_secs_f32())]

@@ -1,1 +1,17 @@
-//! Integration tests.
+//! Integration tests: the program itself against real RTSP servers (GStreamer's) and a real broker
+//! (mosquitto), on free ports. `.ci/setup test` installs both and makes the clips.
+//!
+//! Tests on the real clips of the shared data folder are listed as ignored where it is absent; see
+//! `tests/build.rs`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test may panic, tell why, and take the time"
+)]
+mod architecture;
+mod broker;
+mod camera;
+mod commands;
+mod pipeline;
+mod support;

@@ -1,0 +1,298 @@
+//! Commands, and input that is wrong: a clear message, the remedy, and the exit code.
+use std::process::Command;
+
+use crate::support::{
+    Camera, Listener, Mosquitto, Process, QUICK_RULE, SiteDir, camera_table, demo_clip, mingchu,
+    root, run,
+};
+
+fn site() -> SiteDir {
+    let url = format!("file:{}", demo_clip("kitchen.mp4").display());
+    SiteDir::new(
+        "mqtt://127.0.0.1:1",
+        &(camera_table("wok-1", &url, "repeat = true") + QUICK_RULE),
+    )
+}
+
+/// Runs the daemon on a site that must refuse to start.
+fn refused(site: &SiteDir) -> (i32, String) {
+    let mut daemon = site.daemon();
+    let code = daemon.wait().code().unwrap_or(-1);
+    (code, daemon.said())
+}
+
+#[test]
+fn the_minimal_config_passes_the_check_from_a_checkout() {
+    let (code, out, err) = run(&["check", "config/site.minimal.toml"]);
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(out.contains("face-bare") && out.contains("good"), "{out}");
+}
+
+#[test]
+fn check_tells_all_mistakes_of_config_and_models_at_once() {
+    let site = site();
+    let text = site
+        .read_config()
+        .replace("workers = 1", "wokers = 1")
+        .replace("\"face-bare\"", "\"face-bear\"")
+        .replace("telemetry_s = 2", "telemetry_s = \"often\"");
+    site.write_config(&format!("{text}colour = \"red\"\n"));
+    let config = site.config().display().to_string();
+    let (code, out, _) = run(&["check", &config]);
+    assert_eq!(code, 78);
+    for part in [
+        "did you mean `workers`?",
+        "did you mean `face-bare`?",
+        "uplink.telemetry_s",
+        "rule[0].colour",
+    ] {
+        assert!(out.contains(part), "no {part} in:\n{out}");
+    }
+    let (code, out, _) = run(&["check", "--json", &config]);
+    assert_eq!(code, 78);
+    let problems: Vec<serde_json::Value> = out
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert_eq!(problems.len(), 4, "{out}");
+    assert!(
+        problems.iter().all(|p| p["line"].as_u64() > Some(0)),
+        "{out}"
+    );
+}
+
+#[test]
+fn a_daemon_does_not_start_on_a_wrong_config() {
+    let site = site();
+    site.write_config(
+        &site
+            .read_config()
+            .replace("id = \"wok-1\"", "id = \"wok 1\""),
+    );
+    let (code, said) = refused(&site);
+    assert_eq!(code, 78, "{said}");
+    assert!(said.contains("camera[0].id"), "{said}");
+}
+
+#[test]
+fn a_model_whose_hash_does_not_match_is_refused_by_name() {
+    let site = site();
+    std::fs::copy(root("models/face-mask.toml"), site.path("face-mask.toml")).unwrap();
+    let mut network = std::fs::read(root("models/face-mask.onnx")).unwrap();
+    let middle = network.len() / 2;
+    network[middle] ^= 1;
+    std::fs::write(site.path("face-mask.onnx"), network).unwrap();
+    let card = root("models/face-mask.toml").display().to_string();
+    site.write_config(&site.read_config().replace(&card, "face-mask.toml"));
+    let (code, said) = refused(&site);
+    assert_eq!(code, 78, "{said}");
+    assert!(
+        said.contains("face-mask.onnx") && said.contains("SHA-256"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_missing_runtime_library_is_named_with_the_remedy() {
+    let site = site();
+    let library = root(".runtime/onnxruntime/libonnxruntime.so")
+        .display()
+        .to_string();
+    site.write_config(
+        &site
+            .read_config()
+            .replace(&library, "/nowhere/libonnxruntime.so"),
+    );
+    let (code, said) = refused(&site);
+    assert_eq!(code, 78, "{said}");
+    assert!(
+        said.contains("/nowhere/libonnxruntime.so") && said.contains("detect.onnxruntime"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_written_is_named() {
+    let site = site();
+    // A file where a directory should be refuses root too.
+    std::fs::write(site.path("state"), "a file").unwrap();
+    let (code, said) = refused(&site);
+    assert_eq!(code, 73, "{said}");
+    assert!(
+        said.contains("state_dir") && said.contains("cannot write"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_second_daemon_on_one_state_directory_is_refused() {
+    let site = site();
+    let mut first = site.daemon();
+    first.wait_for_text("running");
+    let (code, said) = refused(&site);
+    assert_eq!(code, 69, "{said}");
+    assert!(said.contains("in use by another mingchu"), "{said}");
+    assert!(first.terminate().success());
+}
+
+#[test]
+fn an_unreachable_broker_is_told_and_findings_wait() {
+    let site = site();
+    let mut daemon = site.daemon();
+    let line = daemon.wait_for("the broker's absence", |l| {
+        l.contains("127.0.0.1:1") && l.contains("WARN")
+    });
+    assert!(
+        line.contains("check the address") && line.contains("backoff_ms"),
+        "{line}"
+    );
+    daemon.wait_for_text("finding opened");
+    assert!(daemon.terminate().success());
+}
+
+#[test]
+fn a_signal_ends_the_daemon_in_good_order_and_a_second_one_at_once() {
+    let site = site();
+    let mut daemon = site.daemon();
+    daemon.wait_for_text("running");
+    daemon.signal("-INT");
+    daemon.wait_for_text("stopping");
+    daemon.signal("-INT");
+    // Either the orderly end was faster, or the second signal cut it short.
+    let code = daemon.wait().code();
+    assert!(matches!(code, Some(0 | 130)), "{code:?}");
+}
+
+#[test]
+fn probe_says_what_a_camera_sends_and_what_to_write() {
+    let clip = format!("kitchen={}", demo_clip("kitchen-h265.mp4").display());
+    let camera = Camera::start(&["--auth", "viewer:right:digest", &clip]);
+    let dir = tempfile::tempdir().unwrap();
+    let password = dir.path().join("password");
+    std::fs::write(&password, "right\n").unwrap();
+    let (url, password) = (camera.url("kitchen"), password.display().to_string());
+    let args = [
+        "probe",
+        &url,
+        "--username",
+        "viewer",
+        "--password-file",
+        &password,
+        "--seconds",
+        "5",
+    ];
+    let (code, out, err) = run(&args);
+    assert_eq!(code, 0, "{out}{err}");
+    for part in [
+        "h265, 1280x720",
+        "50 pictures, 2.0 s",
+        "[[camera]]",
+        "username = \"viewer\"",
+        &url,
+    ] {
+        assert!(out.contains(part), "no {part} in:\n{out}");
+    }
+    let (code, out, err) = run(&["probe", &url, "--seconds", "2"]);
+    assert_eq!(code, 77, "{out}{err}");
+    let (code, _, err) = run(&["probe", "Cargo.toml"]);
+    assert_eq!(code, 65, "{err}");
+    let (code, _, err) = run(&["probe", "rtsp://viewer:right@127.0.0.1/x"]);
+    assert_eq!(code, 64);
+    assert!(
+        err.contains("--password-file") && !err.contains("right@"),
+        "{err}"
+    );
+}
+
+#[test]
+fn tail_shows_an_operator_and_a_machine_the_same_findings() {
+    let broker = Mosquitto::start();
+    let follow = |json: bool| {
+        let mut command = mingchu();
+        command.args(["tail", "--broker", &broker.url()]);
+        Process::start(
+            "tail",
+            if json {
+                command.arg("--json")
+            } else {
+                &mut command
+            },
+        )
+    };
+    let (mut people, mut machine) = (follow(false), follow(true));
+    people.wait_for_text("following");
+    machine.wait_for_text("following");
+    let site = site();
+    site.write_config(
+        &site
+            .read_config()
+            .replace("mqtt://127.0.0.1:1\"", &format!("{}\"", broker.url())),
+    );
+    let mut listener = Listener::start(broker.port);
+    let mut daemon = site.daemon();
+    let opened = listener.finding("opened");
+    let line = people.wait_for_text("FOUND");
+    assert!(
+        line.contains("site-000123") && line.contains("ppe.mask.missing"),
+        "{line}"
+    );
+    let line = machine.wait_for("the finding", |l| l.contains("finding.opened"));
+    let message: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(message["payload"], opened);
+    assert!(daemon.terminate().success());
+    people.wait_for_text("OFFLINE");
+    assert!(people.terminate().success());
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_64() {
+    for args in [
+        &["fly"][..],
+        &["run"],
+        &["tail"],
+        &["tail", "--broker", "http://x"],
+    ] {
+        let (code, _, err) = run(args);
+        assert_eq!(code, 64, "{args:?}: {err}");
+    }
+}
+
+#[test]
+fn help_is_worth_reading() {
+    let (code, out, _) = run(&["--help"]);
+    assert_eq!(code, 0);
+    for word in ["run", "check", "probe", "tail", "demo", "Exit codes"] {
+        assert!(out.contains(word), "{out}");
+    }
+}
+
+#[test]
+fn the_systemd_unit_is_valid() {
+    let unit = root("systemd/mingchu.service");
+    let text = std::fs::read_to_string(&unit).unwrap();
+    for line in [
+        "Type=notify",
+        "WatchdogSec=",
+        "check",
+        "StateDirectory=",
+        "DynamicUser=",
+    ] {
+        assert!(text.contains(line), "no {line}");
+    }
+    // A machine without systemd cannot judge more than the lines above.
+    let Ok(verify) = Command::new("systemd-analyze")
+        .arg("verify")
+        .arg(&unit)
+        .output()
+    else {
+        return;
+    };
+    let complaints = String::from_utf8_lossy(&verify.stderr).into_owned();
+    // The program is not installed where the unit looks for it.
+    let ours = complaints.lines().filter(|l| {
+        l.contains("mingchu.service")
+            && !l.contains("is not executable")
+            && !l.contains("No such file")
+    });
+    assert_eq!(ours.collect::<Vec<_>>(), Vec::<&str>::new());
+}
