@@ -4,7 +4,7 @@ use std::path::Path;
 use super::config::{self, Located, Parsed, Problem, Problems};
 use super::exit::{ExitCode, Failure, Outcome};
 use super::terminal::{Terminal, Tone};
-use crate::detect::{LoadedModel, Models, Runtime};
+use crate::detect::{CardError, LoadedModel, Models, Runtime};
 
 /// Reads, loads and says what it found.
 ///
@@ -128,12 +128,12 @@ fn load_models(path: &Path, parsed: &Parsed, problems: &mut Vec<Problem>) -> Opt
     for model in &parsed.models {
         if let Err(e) = LoadedModel::load(&model.value) {
             all_good = false;
-            problem(
-                Some(model),
-                "",
-                e.to_string(),
-                "name a model card with its network beside it",
-            );
+            let remedy = match e {
+                CardError::Unreadable { .. } => "name a model card with its network beside it",
+                // These say themselves what to do.
+                CardError::Invalid { .. } | CardError::HashMismatch { .. } => "",
+            };
+            problem(Some(model), "", e.to_string(), remedy);
         }
     }
     let runtime = match Runtime::load(parsed.onnxruntime.as_deref()) {

@@ -355,7 +355,9 @@ fn stanza(report: &Report, options: &ProbeOptions) -> String {
     let url = if live {
         options.target.clone()
     } else {
-        format!("file:{}", clip_path(&options.target).display())
+        // A path in a config is relative to the config's folder, not to this one.
+        let path = clip_path(&options.target);
+        format!("file:{}", path.canonicalize().unwrap_or(path).display())
     };
     let mut put = |line: std::fmt::Arguments<'_>| {
         let _infallible = s.write_fmt(line);

@@ -36,12 +36,45 @@ pub async fn feed(heartbeats: Heartbeats, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        let stuck = heartbeats.stuck();
-        if stuck.is_empty() {
+        if all_beat(&heartbeats) {
             notify(&[NotifyState::Watchdog]);
         }
-        for (name, silent) in stuck {
-            tracing::error!(stage = %name, silent_s = silent.as_secs(), "no progress: the watchdog is not fed");
-        }
+    }
+}
+
+/// Whether every part of the pipeline makes progress; those that do not are named in the log.
+fn all_beat(heartbeats: &Heartbeats) -> bool {
+    let stuck = heartbeats.stuck();
+    for (name, silent) in &stuck {
+        tracing::error!(stage = %name, silent_s = silent.as_secs(), "no progress: the watchdog is not fed");
+    }
+    stuck.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::time::{ManualClock, MonoMicros, UtcMicros};
+
+    #[test]
+    fn one_stuck_stage_starves_the_watchdog_and_its_recovery_feeds_it_again() {
+        let clock = ManualClock::new(MonoMicros(0), UtcMicros(0));
+        let heartbeats = Heartbeats::new(clock.clone());
+        let limit = Duration::from_secs(10);
+        let (good, bad) = (
+            heartbeats.register("good", limit),
+            heartbeats.register("bad", limit),
+        );
+        assert!(all_beat(&heartbeats));
+        clock.advance(Duration::from_secs(11));
+        good.beat();
+        assert!(!all_beat(&heartbeats));
+        bad.beat();
+        assert!(all_beat(&heartbeats));
+        clock.advance(Duration::from_secs(11));
+        good.beat();
+        // A stage that ended in good order is not a stuck one.
+        drop(bad);
+        assert!(all_beat(&heartbeats));
     }
 }

@@ -24,7 +24,7 @@ pub struct MotionConfig {
 impl Default for MotionConfig {
     fn default() -> Self {
         Self {
-            min_area: 0.002,
+            min_area: 0.001,
             hold: Duration::from_secs(3),
             refresh: Duration::from_secs(1),
         }

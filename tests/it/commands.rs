@@ -2,8 +2,8 @@
 use std::process::Command;
 
 use crate::support::{
-    Camera, Listener, Mosquitto, Process, QUICK_RULE, SiteDir, camera_table, demo_clip, mingchu,
-    root, run,
+    Camera, LIMIT, Listener, Mosquitto, Process, QUICK_RULE, SiteDir, camera_table, demo_clip,
+    mingchu, root, run,
 };
 
 fn site() -> SiteDir {
@@ -264,6 +264,41 @@ fn help_is_worth_reading() {
     for word in ["run", "check", "probe", "tail", "demo", "Exit codes"] {
         assert!(out.contains(word), "{out}");
     }
+}
+
+/// What systemd would hear (sd_notify(3)).
+#[test]
+fn systemd_hears_ready_and_the_watchdog_until_stopping() {
+    let site = site();
+    let path = site.path("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    let wait_for = |wanted: &str| {
+        let mut heard = Vec::new();
+        let mut packet = [0; 4096];
+        loop {
+            let n = socket
+                .recv(&mut packet)
+                .unwrap_or_else(|e| panic!("no {wanted} in {heard:?}: {e}"));
+            let text = String::from_utf8_lossy(&packet[..n]).into_owned();
+            if text.contains(wanted) {
+                return text;
+            }
+            heard.push(text);
+        }
+    };
+    let mut command = mingchu();
+    command.arg("run").arg("--config").arg(site.config());
+    command
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "400000");
+    let mut daemon = Process::start("mingchu", &mut command);
+    assert!(wait_for("READY=1").contains("watching 1 cameras"));
+    wait_for("WATCHDOG=1");
+    wait_for("WATCHDOG=1");
+    daemon.signal("-TERM");
+    wait_for("STOPPING=1");
+    assert!(daemon.wait().success());
 }
 
 #[test]

@@ -187,7 +187,7 @@ pub struct Camera {
 impl Camera {
     /// `args`: options, then `NAME=CLIP` for each stream.
     pub fn start(args: &[&str]) -> Self {
-        let args = args.iter().map(ToString::to_string).collect();
+        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
         let (process, port) = Self::serve(0, &args);
         Self {
             process,

@@ -347,8 +347,8 @@ pub const KEYS: &[Key] = &[
         "camera",
         "motion_min_area",
         "number, 0 to 1",
-        "0.002",
-        Value("0.002"),
+        "0.001",
+        Value("0.001"),
         "Share of the picture that must change to count as motion.",
     ),
     key(
