@@ -11,14 +11,15 @@ use super::site::Site;
 use super::watchdog;
 use crate::base::time::SystemClock;
 
-/// SIGINT or SIGTERM.
+/// SIGINT, SIGTERM, or SIGHUP (the terminal is gone): the end in good order.
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
-    /// Catches both from now on.
+    /// Catches them from now on.
     ///
     /// # Errors
     /// The system does not allow it.
@@ -26,6 +27,7 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
@@ -34,6 +36,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
         }
     }
 }

@@ -266,6 +266,28 @@ fn help_is_worth_reading() {
     }
 }
 
+#[test]
+fn a_password_can_be_a_systemd_credential() {
+    let url = "rtsp://127.0.0.1/x";
+    let login = "username = \"viewer\"\npassword_file = \"wok-password\"";
+    let site = SiteDir::new(
+        "mqtt://127.0.0.1:1",
+        &(camera_table("wok-1", url, login) + QUICK_RULE),
+    );
+    let check = |folder: &std::path::Path| {
+        let mut command = mingchu();
+        command
+            .arg("check")
+            .arg(site.config())
+            .env("CREDENTIALS_DIRECTORY", folder);
+        command.output().unwrap().status.code()
+    };
+    let credentials = tempfile::tempdir().unwrap();
+    assert_eq!(check(credentials.path()), Some(78));
+    std::fs::write(credentials.path().join("wok-password"), "right").unwrap();
+    assert_eq!(check(credentials.path()), Some(0));
+}
+
 /// What systemd would hear (sd_notify(3)).
 #[test]
 fn systemd_hears_ready_and_the_watchdog_until_stopping() {

@@ -139,7 +139,7 @@ pub const KEYS: &[Key] = &[
         FILE,
         "\"/etc/mingchu/broker.password\"",
         Words("none"),
-        "File with the password and nothing else. A bare name is looked up among the systemd credentials first.",
+        "File with the password and nothing else.",
     ),
     key(
         "uplink",
@@ -317,7 +317,7 @@ pub const KEYS: &[Key] = &[
         FILE,
         "\"/etc/mingchu/wok-1.password\"",
         Words("none"),
-        "File with the password and nothing else. A bare name is looked up among the systemd credentials first.",
+        "File with the password and nothing else.",
     ),
     key(
         "camera",

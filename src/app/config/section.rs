@@ -245,9 +245,19 @@ impl<'r, 'a> Section<'r, 'a> {
         self.text(name).map(|t| self.reading.resolve(t))
     }
 
-    /// A file that must be readable now.
+    /// Where a file is: a bare name is looked up in `$CREDENTIALS_DIRECTORY` first (systemd.exec(5),
+    /// `LoadCredential=`).
+    fn credential_or_path(&self, text: &str) -> PathBuf {
+        std::env::var_os("CREDENTIALS_DIRECTORY")
+            .filter(|_| !text.contains('/'))
+            .map(|folder| Path::new(&folder).join(text))
+            .filter(|path| path.exists())
+            .unwrap_or_else(|| self.reading.resolve(text))
+    }
+
+    /// A file or systemd credential that must be readable now.
     pub fn file(&self, name: &'static str) -> Option<PathBuf> {
-        let path = self.path(name)?;
+        let path = self.credential_or_path(self.text(name)?);
         match std::fs::File::open(&path) {
             Ok(_) => Some(path),
             Err(e) => {
@@ -258,15 +268,9 @@ impl<'r, 'a> Section<'r, 'a> {
         }
     }
 
-    /// The content of a secret's file. A bare name is looked up in `$CREDENTIALS_DIRECTORY` first
-    /// (systemd.exec(5), `LoadCredential=`).
+    /// The content of a secret's file or systemd credential.
     pub fn secret(&self, name: &'static str) -> Option<Secret> {
-        let text = self.text(name)?;
-        let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
-            .filter(|_| !text.contains('/'))
-            .map(|folder| Path::new(&folder).join(text))
-            .filter(|path| path.exists());
-        let path = credential.unwrap_or_else(|| self.reading.resolve(text));
+        let path = self.credential_or_path(self.text(name)?);
         match Secret::read(&path) {
             Ok(secret) => Some(secret),
             Err(e) => {
