@@ -1,4 +1,5 @@
 //! `mingchu tail`: what sites publish, readable for an operator, or as JSON for a machine.
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -113,6 +114,7 @@ pub async fn run(options: TailOptions, terminal: Terminal) -> Outcome {
         .map_err(|e| Failure::new(ExitCode::Config, anyhow::anyhow!("{}", e.chain())))?;
     let mut signals = Signals::catch().or_exit(ExitCode::Internal)?;
     let mut subscriber = Subscriber::new(config, filter.clone());
+    let mut view = View::new(options.telemetry, terminal);
     loop {
         let heard = tokio::select! {
             () = signals.next() => return Ok(()),
@@ -126,7 +128,7 @@ pub async fn run(options: TailOptions, terminal: Terminal) -> Outcome {
             }
             Heard::Message(message) if options.json => terminal.line(as_json(&message)),
             Heard::Message(message) => {
-                if let Some(line) = as_text(&message, options.telemetry, terminal) {
+                if let Some(line) = view.line(&message) {
                     terminal.line(line);
                 }
             }
@@ -152,46 +154,75 @@ fn clock_of(utc: UtcMicros) -> String {
     text.get(11..19).unwrap_or(&text).to_owned()
 }
 
-/// The line for one message; `None` for what an operator need not see.
-pub fn as_text(message: &Message, telemetry: bool, terminal: Terminal) -> Option<String> {
-    let Some((_, site, kind)) = Topics::parse(&message.topic) else {
-        return Some(terminal.paint(Tone::Faint, format_args!("unknown topic {}", message.topic)));
-    };
-    let site = site.to_string();
-    let payload = &message.payload[..];
-    let line = match kind {
-        TopicKind::Status => {
-            serde_json::from_slice(payload).map(|s| Some(status_line(&site, &s, terminal)))
+/// The operator's view: what was shown last, so that a status sent again is not shown again.
+#[derive(Debug)]
+pub struct View {
+    terminal: Terminal,
+    telemetry: bool,
+    /// By topic; as many as there are sites and cameras.
+    shown: HashMap<String, String>,
+}
+
+impl View {
+    /// Nothing shown yet.
+    pub fn new(telemetry: bool, terminal: Terminal) -> Self {
+        Self {
+            terminal,
+            telemetry,
+            shown: HashMap::new(),
         }
-        TopicKind::CameraStatus(_) => {
-            serde_json::from_slice(payload).map(|s| Some(camera_line(&site, &s, terminal)))
-        }
-        TopicKind::Finding(_) => {
-            serde_json::from_slice(payload).map(|f| Some(finding_line(&site, &f, terminal)))
-        }
-        TopicKind::Telemetry if telemetry => {
-            serde_json::from_slice(payload).map(|t| Some(telemetry_line(&site, &t, terminal)))
-        }
-        // Active: the same findings again, for whoever connects later.
-        TopicKind::Telemetry | TopicKind::Active(_) => Ok(None),
-        TopicKind::Receipt => Ok(Some(terminal.paint(
-            Tone::Faint,
-            format_args!(
-                "         {site}  receipt {}",
-                String::from_utf8_lossy(payload)
-            ),
-        ))),
-        TopicKind::Other(rest) => Ok(Some(
-            terminal.paint(Tone::Faint, format_args!("         {site}  {rest}")),
-        )),
-    };
-    line.unwrap_or_else(|e| {
-        let text = format!(
-            "         {site}  unreadable message on {}: {e}",
-            message.topic
-        );
-        Some(terminal.paint(Tone::Warn, text))
-    })
+    }
+
+    /// The line for a message; `None` for what an operator need not see.
+    pub fn line(&mut self, message: &Message) -> Option<String> {
+        let terminal = self.terminal;
+        let Some((_, site, kind)) = Topics::parse(&message.topic) else {
+            let text = format!("unknown topic {}", message.topic);
+            return Some(terminal.paint(Tone::Faint, text));
+        };
+        let site = site.to_string();
+        let payload = &message.payload[..];
+        let line = match kind {
+            TopicKind::Status => serde_json::from_slice(payload)
+                .map(|s: SiteStatus| self.news(message, s.time, status_line(&site, &s, terminal))),
+            TopicKind::CameraStatus(_) => serde_json::from_slice(payload).map(|s: CameraStatus| {
+                self.news(message, s.time, camera_line(&site, &s, terminal))
+            }),
+            TopicKind::Finding(_) => {
+                serde_json::from_slice(payload).map(|f| Some(finding_line(&site, &f, terminal)))
+            }
+            TopicKind::Telemetry if self.telemetry => {
+                serde_json::from_slice(payload).map(|t| Some(telemetry_line(&site, &t, terminal)))
+            }
+            // Active: the same findings again, for whoever connects later.
+            TopicKind::Telemetry | TopicKind::Active(_) => Ok(None),
+            TopicKind::Receipt => Ok(Some(terminal.paint(
+                Tone::Faint,
+                format_args!(
+                    "          {site}  receipt {}",
+                    String::from_utf8_lossy(payload)
+                ),
+            ))),
+            TopicKind::Other(rest) => Ok(Some(
+                terminal.paint(Tone::Faint, format_args!("          {site}  {rest}")),
+            )),
+        };
+        line.unwrap_or_else(|e| {
+            let text = format!(
+                "          {site}  unreadable message on {}: {e}",
+                message.topic
+            );
+            Some(terminal.paint(Tone::Warn, text))
+        })
+    }
+
+    /// `text` after its time, unless it was the last thing shown for the topic.
+    fn news(&mut self, message: &Message, time: UtcMicros, text: String) -> Option<String> {
+        let line = format!("{}  {text}", clock_of(time));
+        let is_news = self.shown.get(&message.topic) != Some(&text);
+        self.shown.insert(message.topic.clone(), text);
+        is_news.then_some(line)
+    }
 }
 
 fn status_line(site: &str, status: &SiteStatus, terminal: Terminal) -> String {
@@ -200,9 +231,10 @@ fn status_line(site: &str, status: &SiteStatus, terminal: Terminal) -> String {
     } else {
         terminal.paint(Tone::Bad, "OFFLINE ")
     };
-    let mut line = format!("{}  {site}  {word}", clock_of(status.time));
+    let mut line = format!("{site}  {word}");
     if status.online {
-        line += &format!("  {} cameras", status.cameras);
+        let plural = if status.cameras == 1 { "" } else { "s" };
+        line += &format!("  {} camera{plural}", status.cameras);
         if let Some(outbox) = status.outbox.filter(|o| o.records > 0) {
             line += &format!(", {} records waiting", outbox.records);
         }
@@ -227,11 +259,7 @@ fn camera_line(site: &str, status: &CameraStatus, terminal: Terminal) -> String 
     };
     let state = serde_json::to_value(report.state).unwrap_or_default();
     let word = terminal.paint(tone, format_args!("{:<8}", state.as_str().unwrap_or("?")));
-    let mut line = format!(
-        "{}  {site}  {word}  camera {}",
-        clock_of(status.time),
-        report.camera
-    );
+    let mut line = format!("{site}  {word}  camera {}", report.camera);
     if let (Some(codec), Some(width), Some(height)) = (&report.codec, report.width, report.height) {
         let fps = report.fps.unwrap_or(0.0);
         line += &terminal.paint(
@@ -319,4 +347,68 @@ fn telemetry_line(site: &str, telemetry: &Telemetry, terminal: Terminal) -> Stri
 pub fn own_subscriber(mut config: UplinkConfig, site: &SiteIdentity) -> Subscriber {
     config.client_id = client_id();
     Subscriber::new(config, Topics::new(site).all())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(topic: &str, payload: &Value) -> Message {
+        let payload = if payload.is_null() {
+            String::new()
+        } else {
+            payload.to_string()
+        };
+        let topic = format!("mingchu/v1/410724/site-1/{topic}");
+        Message {
+            topic,
+            payload: payload.into(),
+            retain: false,
+        }
+    }
+
+    fn status(online: bool, time: &str) -> Value {
+        json!({"online": online, "epoch": 7, "version": "0.1.0", "started": time, "time": time,
+               "cameras": 1, "problems": ["the disk is full"]})
+    }
+
+    #[test]
+    fn a_status_that_says_nothing_new_is_not_shown_again() {
+        let mut view = View::new(false, Terminal::with_colour(false));
+        let first = view.line(&message(
+            "status",
+            &status(true, "2026-11-24T03:12:07.000Z"),
+        ));
+        let line = "03:12:07  site-1  ONLINE    1 camera\n          the disk is full";
+        assert_eq!(first.as_deref(), Some(line));
+        assert_eq!(
+            view.line(&message(
+                "status",
+                &status(true, "2026-11-24T03:13:07.000Z")
+            )),
+            None
+        );
+        let gone = view.line(&message(
+            "status",
+            &status(false, "2026-11-24T03:13:09.000Z"),
+        ));
+        assert!(gone.is_some_and(|l| l.contains("OFFLINE   nobody is watching there")));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_shown_as_such_and_what_is_internal_is_not() {
+        let mut view = View::new(false, Terminal::with_colour(false));
+        let odd = view.line(&message("status", &json!({"online": "perhaps"})));
+        assert!(odd.is_some_and(|l| l.contains("unreadable message")));
+        let active = "active/01935c3a-0000-7000-8000-000000000001";
+        assert_eq!(view.line(&message(active, &Value::Null)), None);
+        let strange = Message {
+            topic: "mingchu/v9/x".to_owned(),
+            ..message("status", &Value::Null)
+        };
+        assert!(
+            view.line(&strange)
+                .is_some_and(|l| l.contains("unknown topic"))
+        );
+    }
 }

@@ -17,7 +17,7 @@ fn notify(states: &[NotifyState<'_>]) {
 pub fn ready(cameras: usize) {
     notify(&[
         NotifyState::Ready,
-        NotifyState::Status(&format!("watching {cameras} cameras")),
+        NotifyState::Status(&format!("cameras: {cameras}")),
     ]);
 }
 

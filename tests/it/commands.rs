@@ -315,7 +315,7 @@ fn systemd_hears_ready_and_the_watchdog_until_stopping() {
         .env("NOTIFY_SOCKET", &path)
         .env("WATCHDOG_USEC", "400000");
     let mut daemon = Process::start("mingchu", &mut command);
-    assert!(wait_for("READY=1").contains("watching 1 cameras"));
+    assert!(wait_for("READY=1").contains("cameras: 1"));
     wait_for("WATCHDOG=1");
     wait_for("WATCHDOG=1");
     daemon.signal("-TERM");

@@ -20,7 +20,7 @@ use super::config::{self, Problems, SiteConfig, toml_text};
 use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
 use super::run::Signals;
 use super::site::{RunningSite, Site, find_upwards};
-use super::tail;
+use super::tail::{self, View};
 use super::terminal::{Terminal, Tone};
 use crate::base::metrics::Metric;
 use crate::base::secret::Secret;
@@ -207,6 +207,7 @@ pub async fn run(options: DemoOptions, terminal: Terminal) -> Outcome {
         "  below   what an operator at the centre sees, {until}\n"
     ));
 
+    let mut view = View::new(false, terminal);
     let mut tail = tail::own_subscriber(config.uplink.clone(), &config.identity);
     let built = on_thread("build", || Site::build(config, SystemClock::shared()));
     let mut site = built.await.or_exit(ExitCode::Internal)??.start()?;
@@ -221,7 +222,7 @@ pub async fn run(options: DemoOptions, terminal: Terminal) -> Outcome {
     tokio::pin!(deadline);
     let outcome = loop {
         tokio::select! {
-            heard = tail.next() => drop(show(&heard, &topics, terminal)),
+            heard = tail.next() => drop(show(&heard, &topics, &mut view, terminal)),
             () = &mut deadline => break Ok(()),
             () = signals.next() => break Ok(()),
             fault = site.fault() => break Err(Failure::new(ExitCode::Internal, fault)),
@@ -231,7 +232,7 @@ pub async fn run(options: DemoOptions, terminal: Terminal) -> Outcome {
     let goodbye = async {
         loop {
             let heard = tail.next().await;
-            if show(&heard, &topics, terminal) {
+            if show(&heard, &topics, &mut view, terminal) {
                 return;
             }
         }
@@ -262,7 +263,7 @@ pub async fn run(options: DemoOptions, terminal: Terminal) -> Outcome {
 }
 
 /// Prints what was heard; true if it was the daemon's goodbye.
-fn show(heard: &Heard, topics: &Topics, terminal: Terminal) -> bool {
+fn show(heard: &Heard, topics: &Topics, view: &mut View, terminal: Terminal) -> bool {
     match heard {
         Heard::Connected => false,
         Heard::Lost { error, .. } => {
@@ -270,7 +271,7 @@ fn show(heard: &Heard, topics: &Topics, terminal: Terminal) -> bool {
             false
         }
         Heard::Message(message) => {
-            if let Some(line) = tail::as_text(message, false, terminal) {
+            if let Some(line) = view.line(message) {
                 terminal.line(line);
             }
             let status = serde_json::from_slice::<SiteStatus>(&message.payload);
