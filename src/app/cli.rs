@@ -67,7 +67,7 @@ struct CheckArgs {
 
 #[derive(Debug, Args)]
 struct ProbeArgs {
-    /// rtsp://host[:port]/path without a login, or a clip.
+    /// rtsp://host/path or rtsp://host:port/path without a login, or a clip.
     #[arg(value_name = "URL")]
     target: String,
     /// User name, if the camera asks for one.
@@ -89,7 +89,7 @@ struct ProbeArgs {
 
 #[derive(Debug, Args)]
 struct TailArgs {
-    /// The broker: mqtt://host[:1883] or mqtts://host[:8883].
+    /// The broker: mqtt://host (port 1883) or mqtts://host (port 8883), or with another port.
     #[arg(
         long,
         value_name = "URL",

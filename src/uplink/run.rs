@@ -145,7 +145,7 @@ impl Deliverable for Record {
 }
 
 impl Uplink {
-    /// Runs until told to stop: what waits has [`DRAIN`] to go, then the site says that it is offline.
+    /// Runs until told to stop: what waits has 3 s to go, then the site says that it is offline.
     pub async fn run(mut self) {
         let heartbeat = self.heartbeats.register("uplink", BEAT);
         let window = usize::from(self.config.window.max(1));
