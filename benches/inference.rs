@@ -1,0 +1,120 @@
+//! One picture through the detector (letterbox, network, decoding of its output, NMS) beside a bare
+//! loop of ONNX Runtime over the same network with a constant tensor, in turns, one thread each, in
+//! CPU time.
+#![allow(
+    missing_docs,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a benchmark prints and takes the time"
+)]
+mod common;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use mingchu::base::time::SystemClock;
+use mingchu::detect::{LoadedModel, Models, Preprocessor, Runtime};
+use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::value::TensorRef;
+
+use common::{clips, decode_all, median, root, timed};
+
+const PAIRS: usize = 31;
+
+fn inference(c: &mut Criterion) {
+    let library = root(".runtime/onnxruntime/libonnxruntime.so");
+    let card = root("models/face-mask.toml");
+    let runtime = match Runtime::load(Some(&library)) {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            println!("{e}");
+            return;
+        }
+    };
+    let models = Models::load(runtime, std::slice::from_ref(&card)).expect("the shipped model");
+    let mut detector = models.detector().expect("sessions");
+    let model = LoadedModel::load(&card).expect("the shipped model");
+    let input = &model.card.input;
+    let shape = [
+        1_i64,
+        3,
+        i64::from(input.height_px),
+        i64::from(input.width_px),
+    ];
+    let tensor = vec![114.0_f32; (shape[1] * shape[2] * shape[3]) as usize];
+    // As the daemon's own sessions are set.
+    let environment = ort::init_from(&library)
+        .expect("the library")
+        .build()
+        .expect("the shared environment");
+    let mut bare = Session::builder(&environment)
+        .and_then(|b| Ok(b.with_intra_threads(1)?))
+        .and_then(|b| Ok(b.with_inter_threads(1)?))
+        .and_then(|b| Ok(b.with_intra_op_spinning(false)?))
+        .and_then(|b| Ok(b.with_optimization_level(GraphOptimizationLevel::All)?))
+        .and_then(|mut b| b.commit_from_memory(&model.network))
+        .expect("a session");
+    let mut bare_run = || {
+        let input = TensorRef::from_array_view((shape, &tensor[..])).expect("a tensor");
+        bare.run(ort::inputs![input]).expect("an output").len()
+    };
+    let mut preprocessor = Preprocessor::new(input.clone());
+    let mut filled = vec![0.0; preprocessor.tensor_len()];
+    let mut table = Vec::new();
+    for (name, path) in clips() {
+        let mut frames = Vec::new();
+        decode_all(&path, 25, |frame| frames.push(frame));
+        let mut group = c.benchmark_group(format!("inference/{name}"));
+        group.sample_size(20);
+        let mut next = frames.iter().cycle();
+        group.bench_function("mingchu", |b| {
+            b.iter(|| {
+                detector
+                    .detect(next.next().expect("frames"), &SystemClock)
+                    .expect("boxes")
+            });
+        });
+        group.bench_function("bare", |b| b.iter(&mut bare_run));
+        group.bench_function("letterbox only", |b| {
+            b.iter(|| preprocessor.fill(next.next().expect("frames"), &mut filled));
+        });
+        group.finish();
+        let pairs: Vec<_> = (0..PAIRS)
+            .map(|_| {
+                let frame = next.next().expect("frames");
+                let ms = |(_, time): (_, std::time::Duration)| time.as_secs_f64() * 1000.0;
+                let detect = || {
+                    detector
+                        .detect(frame, &SystemClock)
+                        .expect("boxes")
+                        .items
+                        .len()
+                };
+                let ours = ms(timed(detect));
+                let bare = ms(timed(&mut bare_run));
+                let fill = timed(|| preprocessor.fill(frame, &mut filled))
+                    .1
+                    .as_secs_f64()
+                    * 1000.0;
+                (ours, bare, fill)
+            })
+            .collect();
+        table.push(format!(
+            "{name:<16} {:>9.2} {:>9.2} {:>9.2} {:>9.2}",
+            median(pairs.iter().map(|p| p.0).collect()),
+            median(pairs.iter().map(|p| p.1).collect()),
+            median(pairs.iter().map(|p| p.2).collect()),
+            median(pairs.iter().map(|p| p.0 / p.1).collect()),
+        ));
+    }
+    println!("\nCPU ms per picture, one thread");
+    println!(
+        "{:<16} {:>9} {:>9} {:>9} {:>9}",
+        "clip", "mingchu", "bare", "letterbox", "ratio"
+    );
+    for line in table {
+        println!("{line}");
+    }
+}
+
+criterion_group!(benches, inference);
+criterion_main!(benches);
