@@ -47,8 +47,8 @@ impl Problems {
     }
 }
 
-/// Capture's and decode's word in one. A camera counts as online once a picture has been decoded:
-/// packets alone show nobody anything.
+/// Capture's and decode's word in one. A camera counts as online once a picture of its session has
+/// been decoded: packets alone show nobody anything.
 fn merged(capture: &CaptureHealth, decode: &DecodeHealth) -> (CameraState, String) {
     let detail = || capture.detail.clone();
     match capture.state {
@@ -56,7 +56,11 @@ fn merged(capture: &CaptureHealth, decode: &DecodeHealth) -> (CameraState, Strin
             CameraState::Failed,
             "decoding keeps failing; tried again in minutes".to_owned(),
         ),
-        CaptureState::Online if decode.size.is_none() => {
+        CaptureState::Online if decode.stalled => {
+            let detail = "its stream gives no picture; look at it with `mingchu probe`";
+            (CameraState::NoVideo, detail.to_owned())
+        }
+        CaptureState::Online if decode.session != Some(capture.session) => {
             let detail = "waiting for a picture that stands alone (GOP start)";
             (CameraState::Connecting, detail.to_owned())
         }
@@ -152,6 +156,11 @@ mod tests {
         update(&mut report, &capture, &decode, &clock);
         assert_eq!(report.state, CameraState::Connecting);
         assert_eq!(report.since, UtcMicros(1));
+        // A picture of an earlier session shows nothing of this one.
+        (decode.session, capture.session) = (Some(1), 2);
+        update(&mut report, &capture, &decode, &clock);
+        assert_eq!(report.state, CameraState::Connecting);
+        decode.session = Some(2);
         decode.size = Some(SizePx {
             width_px: 64,
             height_px: 32,
@@ -162,6 +171,9 @@ mod tests {
             (CameraState::Online, UtcMicros(7))
         );
         assert_eq!((report.width, report.height), (Some(64), Some(32)));
+        decode.stalled = true;
+        update(&mut report, &capture, &decode, &clock);
+        assert_eq!(report.state, CameraState::NoVideo);
         decode.failed = true;
         update(&mut report, &capture, &decode, &clock);
         assert_eq!(report.state, CameraState::Failed);
@@ -179,9 +191,10 @@ mod tests {
         let mut report = report();
         let mut with = |fps| {
             let decode = DecodeHealth {
-                failed: false,
+                session: Some(0),
                 size,
                 fps,
+                ..DecodeHealth::default()
             };
             update(&mut report, &capture, &decode, &clock)
         };

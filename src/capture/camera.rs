@@ -53,6 +53,8 @@ pub struct CaptureHealth {
     pub detail: String,
     /// What the source said of its video, from the newest session that opened.
     pub info: Option<StreamInfo>,
+    /// The newest session that opened; its pictures carry it in their stamps.
+    pub session: u32,
 }
 
 impl CaptureHealth {
@@ -63,6 +65,7 @@ impl CaptureHealth {
             since: now,
             detail: String::new(),
             info: None,
+            session: 0,
         }
     }
 }
@@ -173,7 +176,8 @@ impl CameraTask {
 
     async fn play(&self, mut source: Box<dyn Source>, progress: &mut Progress) -> SessionEnd {
         let codec = source.info().codec;
-        self.health.send_modify(|h| h.info = Some(source.info()));
+        self.health
+            .send_modify(|h| (h.info, h.session) = (Some(source.info()), progress.session));
         self.units.await_key();
         let end = loop {
             let unit = match self.while_beating(source.next()).await {

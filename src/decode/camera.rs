@@ -29,6 +29,8 @@ pub const FAILURE_LIMIT: usize = 5;
 pub const FAILURE_WINDOW: Duration = Duration::from_secs(60);
 /// How long a camera rests.
 pub const REST: Duration = Duration::from_secs(300);
+/// See [`DecodeHealth::stalled`]; longer than the GOP of most cameras.
+pub const STALL: Duration = Duration::from_secs(10);
 /// Longest wait for a unit before the thread beats again.
 const TICK: Duration = Duration::from_secs(1);
 /// Stamps kept for pictures that the decoder holds back for reordering (H.264 and H.265 allow 16).
@@ -39,6 +41,10 @@ const REORDER: usize = 32;
 pub struct DecodeHealth {
     /// Too many failures: resting for [`REST`].
     pub failed: bool,
+    /// Access units come, but for [`STALL`] none has given a picture.
+    pub stalled: bool,
+    /// Session of the newest picture.
+    pub session: Option<u32>,
     /// Size of the newest picture.
     pub size: Option<SizePx>,
     /// Pictures per second, over the last seconds; 0 when none come.
@@ -169,6 +175,8 @@ struct Working {
     last_passed: Option<MonoMicros>,
     rate: Rate,
     session: u32,
+    /// Receipt of the unit that gave the newest picture, or of the first unit waiting for one.
+    progress: Option<MonoMicros>,
 }
 
 impl DecodeThread {
@@ -185,6 +193,7 @@ impl DecodeThread {
             last_passed: None,
             rate: Rate::default(),
             session: 0,
+            progress: None,
         };
         let mut failures: VecDeque<MonoMicros> = VecDeque::new();
         let mut rest_until: Option<MonoMicros> = None;
@@ -194,6 +203,7 @@ impl DecodeThread {
             let unit = match self.units.receive(TICK) {
                 Ok(unit) => unit,
                 Err(NoUnit::TimedOut) => {
+                    work.progress = None;
                     self.health
                         .send_if_modified(|h| std::mem::take(&mut h.fps) > 0.0);
                     continue;
@@ -201,6 +211,14 @@ impl DecodeThread {
                 Err(NoUnit::Closed) => break,
             };
             let now = self.clock.mono();
+            let stalled = now.since(*work.progress.get_or_insert(now)) > STALL;
+            self.health.send_if_modified(|h| {
+                let begins = stalled && !h.stalled;
+                if begins {
+                    (h.stalled, h.fps) = (true, 0.0);
+                }
+                begins
+            });
             if rest_until.is_some_and(|until| now < until) {
                 counters.dropped.add(1);
                 continue;
@@ -273,10 +291,13 @@ impl DecodeThread {
             };
             let stamp = work.stamps.remove(at).expect("just found");
             let (size, fps) = (picture.size, work.rate.add(stamp.received));
+            work.progress = Some(self.clock.mono());
             self.health.send_if_modified(|h| {
-                let changed = h.size != Some(size) || (h.fps - fps).abs() > 0.2 * h.fps.max(0.5);
+                let seen = (Some(size), Some(stamp.session), false);
+                let changed = (h.size, h.session, h.stalled) != seen
+                    || (h.fps - fps).abs() > 0.2 * h.fps.max(0.5);
                 if changed {
-                    (h.size, h.fps) = (Some(size), fps);
+                    ((h.size, h.session, h.stalled), h.fps) = (seen, fps);
                 }
                 changed
             });

@@ -12,7 +12,7 @@ mod frame;
 mod motion;
 
 pub use board::{Claim, FrameBoard, Held, NoFrame, Posted};
-pub use camera::{DecodeHealth, DecodeThread, FAILURE_LIMIT, FAILURE_WINDOW, REST};
+pub use camera::{DecodeHealth, DecodeThread, FAILURE_LIMIT, FAILURE_WINDOW, REST, STALL};
 pub use config::{DecodeConfig, MotionConfig};
 pub use ffmpeg::{Clips, DecodeError, Decoder, Picture};
 pub use frame::{Frame, YuvMatrix};
