@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
 use super::logging::{self, LogFormat};
 use super::terminal::Terminal;
-use super::{check, demo, probe, run, tail};
+use super::{check, demo, detect, probe, run, tail};
 use crate::base::secret::Secret;
 use crate::capture::Transport;
 
@@ -44,6 +44,8 @@ enum Command {
     Probe(ProbeArgs),
     /// Follow what sites publish, as an operator at the centre sees it.
     Tail(TailArgs),
+    /// What the models see in pictures, as the daemon would see them.
+    Detect(DetectArgs),
     /// A camera, a broker and the daemon in one, with no config: the main job, live.
     Demo(DemoArgs),
 }
@@ -139,6 +141,28 @@ struct DemoArgs {
     seconds: Option<u64>,
 }
 
+#[derive(Debug, Args)]
+struct DetectArgs {
+    /// JPEG, PNG, BMP or WebP files.
+    #[arg(value_name = "PICTURE")]
+    pictures: Vec<PathBuf>,
+    /// A file that names more pictures, one a line, relative to itself.
+    #[arg(long, value_name = "FILE")]
+    list: Vec<PathBuf>,
+    /// Model cards; without it, the one that is shipped.
+    #[arg(long, value_name = "CARD", num_args = 1..)]
+    models: Vec<PathBuf>,
+    /// Least score that is shown: 0.01 with --json, for measuring; otherwise 0.3.
+    #[arg(long, value_name = "0..1")]
+    min_score: Option<f32>,
+    /// Write copies with boxes, of what reaches its threshold, into this folder.
+    #[arg(long, value_name = "FOLDER")]
+    annotate: Option<PathBuf>,
+    /// One JSON object a line for each picture.
+    #[arg(long)]
+    json: bool,
+}
+
 fn login(
     username: Option<String>,
     password_file: Option<&PathBuf>,
@@ -154,6 +178,19 @@ fn login(
         })?,
     };
     Ok(Some((username, password)))
+}
+
+impl DetectArgs {
+    fn options(&self) -> detect::DetectOptions {
+        detect::DetectOptions {
+            pictures: self.pictures.clone(),
+            lists: self.list.clone(),
+            models: self.models.clone(),
+            min_score: self.min_score.unwrap_or(if self.json { 0.01 } else { 0.3 }),
+            annotate: self.annotate.clone(),
+            json: self.json,
+        }
+    }
 }
 
 /// Parses the command line and runs what it asks for. Help and usage errors end the process here.
@@ -177,8 +214,10 @@ pub fn main() -> Outcome {
     // process is no error, the first provider stays.
     drop(rustls::crypto::ring::default_provider().install_default());
     let terminal = Terminal::new();
-    if let Command::Check(args) = cli.command {
-        return check::run(&args.config, args.json, terminal);
+    match &cli.command {
+        Command::Check(args) => return check::run(&args.config, args.json, terminal),
+        Command::Detect(args) => return detect::run(&args.options(), terminal),
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -188,7 +227,7 @@ pub fn main() -> Outcome {
         .or_exit(ExitCode::Internal)?;
     runtime.block_on(async {
         match cli.command {
-            Command::Check(_) => unreachable!("answered above"),
+            Command::Check(_) | Command::Detect(_) => unreachable!("answered above"),
             Command::Run(args) => run::run(&args.config).await,
             Command::Probe(args) => {
                 let login = login(args.username, args.password_file.as_ref())?;

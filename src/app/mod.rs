@@ -8,6 +8,7 @@ mod check;
 pub mod cli;
 pub mod config;
 mod demo;
+mod detect;
 pub mod exit;
 mod health;
 mod logging;

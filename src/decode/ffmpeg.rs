@@ -3,7 +3,7 @@
 //! Decoding is single-threaded per camera: with several cameras the cores are shared by cameras,
 //! which costs less than slices or frame threads inside one, and a stuck decoder is one thread.
 #![allow(unsafe_code)]
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use ffmpeg_next as ff;
@@ -12,7 +12,8 @@ use ffmpeg_next::software::scaling;
 
 use super::frame::{Frame, YuvMatrix};
 use crate::base::geometry::SizePx;
-use crate::base::time::Pts90k;
+use crate::base::ids::CameraIx;
+use crate::base::time::{FrameStamp, MonoMicros, Pts90k};
 use crate::capture::nal::{LengthPrefixed, classify};
 use crate::capture::{CaptureError, Codec, Container, ContainerUnit, OpenContainer, StreamInfo};
 
@@ -207,7 +208,9 @@ impl Picture<'_> {
         let format = picture.format();
         let size = self.size;
         let jpeg = matches!(format, Pixel::YUVJ420P | Pixel::YUVJ422P | Pixel::YUVJ444P);
-        frame.full_range = jpeg || picture.color_range() == Range::JPEG;
+        // RGB (PNG) is converted to full range.
+        let rgb = picture.color_space() == Space::RGB || is_rgb(format);
+        frame.full_range = jpeg || rgb || picture.color_range() == Range::JPEG;
         frame.matrix = match picture.color_space() {
             Space::BT709 => YuvMatrix::Bt709,
             _ => YuvMatrix::Bt601,
@@ -227,7 +230,13 @@ impl Picture<'_> {
             if to_i420.as_ref().is_none_or(|(k, ..)| *k != key) {
                 let (w, h) = (size.width_px, size.height_px);
                 let flags = scaling::Flags::POINT;
-                let scaler = scaling::Context::get(format, w, h, Pixel::YUV420P, w, h, flags);
+                // libswscale converts the range too where one of the formats is a "J" one.
+                let to = if jpeg || rgb {
+                    Pixel::YUVJ420P
+                } else {
+                    Pixel::YUV420P
+                };
+                let scaler = scaling::Context::get(format, w, h, to, w, h, flags);
                 let scaler = scaler.map_err(failed)?;
                 *to_i420 = Some((key, scaler, ff::frame::Video::empty()));
             }
@@ -251,6 +260,108 @@ impl Picture<'_> {
         }
         Ok(())
     }
+}
+
+/// Pixel formats of pictures that are not YUV: what PNG, BMP and WebP files give.
+fn is_rgb(format: Pixel) -> bool {
+    matches!(
+        format,
+        Pixel::RGB24
+            | Pixel::BGR24
+            | Pixel::RGBA
+            | Pixel::BGRA
+            | Pixel::ARGB
+            | Pixel::ABGR
+            | Pixel::PAL8
+            | Pixel::RGB48BE
+            | Pixel::RGBA64BE
+            | Pixel::GBRP
+    )
+}
+
+/// Why a picture file could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum PictureError {
+    /// It cannot be opened.
+    #[error("{}: {source}", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is no picture that libavcodec knows.
+    #[error("{}: not a picture that can be read: {why}. Give a JPEG, PNG, BMP or WebP file", path.display())]
+    NotAPicture {
+        /// Which file.
+        path: PathBuf,
+        /// libavformat's or libavcodec's reason.
+        why: String,
+    },
+}
+
+/// Reads a picture file (JPEG, PNG, …), the first frame of a clip too, as the frame that a camera
+/// would have given. Camera and stamp are the defaults. Blocking.
+///
+/// # Errors
+/// [`PictureError`] names the file.
+pub fn read_picture(path: &Path) -> Result<Frame, PictureError> {
+    init();
+    let not_a_picture = |why: String| PictureError::NotAPicture {
+        path: path.to_owned(),
+        why,
+    };
+    let failed = |e: ff::Error| not_a_picture(e.to_string());
+    // Looked at first because libavformat's words for a missing file name no file.
+    std::fs::File::open(path).map_err(|source| PictureError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    let mut input = ff::format::input(path).map_err(failed)?;
+    let Some(stream) = input.streams().best(ff::media::Type::Video) else {
+        return Err(not_a_picture("it has no picture in it".to_owned()));
+    };
+    let index = stream.index();
+    let context =
+        ff::codec::context::Context::from_parameters(stream.parameters()).map_err(failed)?;
+    let inner = context.decoder().video().map_err(failed)?;
+    let mut decoder = Decoder {
+        inner,
+        picture: ff::frame::Video::empty(),
+        to_i420: None,
+    };
+    let mut packet = ff::Packet::empty();
+    while let Ok(()) = packet.read(&mut input) {
+        if packet.stream() != index {
+            continue;
+        }
+        decoder.inner.send_packet(&packet).map_err(failed)?;
+        if let Some(frame) =
+            first_picture(&mut decoder).map_err(|e| not_a_picture(e.to_string()))?
+        {
+            return Ok(frame);
+        }
+    }
+    decoder.finish().map_err(|e| not_a_picture(e.to_string()))?;
+    let frame = first_picture(&mut decoder).map_err(|e| not_a_picture(e.to_string()))?;
+    frame.ok_or_else(|| not_a_picture("it ends before the picture does".to_owned()))
+}
+
+fn first_picture(decoder: &mut Decoder) -> Result<Option<Frame>, DecodeError> {
+    let Some(picture) = decoder.picture()? else {
+        return Ok(None);
+    };
+    let mut frame = Frame {
+        camera: CameraIx(0),
+        stamp: FrameStamp::default(),
+        size: picture.size,
+        full_range: false,
+        matrix: YuvMatrix::default(),
+        pixels: Vec::new(),
+        decoded: MonoMicros::default(),
+    };
+    picture.copy_into(&mut frame)?;
+    Ok(Some(frame))
 }
 
 /// Opens recorded clips with libavformat.

@@ -14,6 +14,6 @@ mod motion;
 pub use board::{Claim, FrameBoard, Held, NoFrame, Posted};
 pub use camera::{DecodeHealth, DecodeThread, FAILURE_LIMIT, FAILURE_WINDOW, REST, STALL};
 pub use config::{DecodeConfig, MotionConfig};
-pub use ffmpeg::{Clips, DecodeError, Decoder, Picture};
+pub use ffmpeg::{Clips, DecodeError, Decoder, Picture, PictureError, read_picture};
 pub use frame::{Frame, YuvMatrix};
 pub use motion::MotionDetector;

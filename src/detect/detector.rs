@@ -69,6 +69,14 @@ impl Models {
             .iter()
             .map(|c| LoadedModel::load(c))
             .collect::<Result<Vec<_>, _>>()?;
+        Self::of(runtime, models)
+    }
+
+    /// The same with models that are loaded already.
+    ///
+    /// # Errors
+    /// [`ModelsError`] names the model and what to do.
+    pub fn of(runtime: Runtime, models: Vec<LoadedModel>) -> Result<Self, ModelsError> {
         if models.is_empty() {
             return Err(ModelsError::None);
         }

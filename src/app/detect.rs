@@ -1,0 +1,311 @@
+//! `mingchu detect PICTURE…`: what the models see in pictures, with exactly the pre- and
+//! post-processing of the daemon.
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
+use super::site::find_upwards;
+use super::terminal::{Terminal, Tone};
+use crate::base::geometry::NormRect;
+use crate::base::time::SystemClock;
+use crate::decode::{Frame, read_picture};
+use crate::detect::{ClassInfo, Detection, Detector, LoadedModel, Models, Runtime};
+use crate::evidence::encode_jpeg;
+
+/// Cards looked for upwards of here and of the program, and then where packages put them.
+const MODEL: &str = "models/face-mask.toml";
+const INSTALLED: &str = "/usr/share/mingchu";
+/// Quality of annotated copies.
+const JPEG_QUALITY: u8 = 90;
+/// Results that may wait to be printed in order, for each thread.
+const AHEAD: usize = 16;
+
+/// What to look at and how.
+#[derive(Clone, Debug)]
+pub struct DetectOptions {
+    /// Pictures.
+    pub pictures: Vec<PathBuf>,
+    /// Files with more of them, one a line.
+    pub lists: Vec<PathBuf>,
+    /// Model cards; none: the shipped one.
+    pub models: Vec<PathBuf>,
+    /// Least score that is shown.
+    pub min_score: f32,
+    /// Folder for annotated copies, if they are wanted.
+    pub annotate: Option<PathBuf>,
+    /// JSON lines.
+    pub json: bool,
+}
+
+/// One line of `--json`.
+#[derive(Debug, Serialize)]
+struct Line<'p> {
+    file: &'p Path,
+    #[serde(flatten)]
+    seen: Seen,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Seen {
+    Picture {
+        width: u32,
+        height: u32,
+        objects: Vec<Object>,
+    },
+    Unreadable {
+        error: String,
+    },
+}
+
+#[derive(Debug, Serialize)]
+struct Object {
+    class: String,
+    score: f32,
+    /// Left, top, right, bottom as fractions of the picture.
+    #[serde(rename = "box")]
+    rect: [f32; 4],
+}
+
+/// All pictures: those named, then those on lists.
+fn all_pictures(options: &DetectOptions) -> Result<Vec<PathBuf>, Failure> {
+    let mut pictures = options.pictures.clone();
+    for list in &options.lists {
+        let text = std::fs::read_to_string(list)
+            .with_context(|| format!("--list {}", list.display()))
+            .or_exit(ExitCode::Usage)?;
+        // Names on a list are relative to the list, wherever the command is called.
+        let folder = list.parent().unwrap_or(Path::new(""));
+        let names = text.lines().map(str::trim).filter(|l| !l.is_empty());
+        pictures.extend(names.map(|name| folder.join(name)));
+    }
+    if pictures.is_empty() {
+        let reason = anyhow::anyhow!("name at least one picture, or a --list of them");
+        return Err(Failure::new(ExitCode::Usage, reason));
+    }
+    Ok(pictures)
+}
+
+/// The models, showing everything from `min_score` on.
+fn load_models(options: &DetectOptions) -> Result<Models, Failure> {
+    let mut cards = options.models.clone();
+    if cards.is_empty() {
+        let installed = Path::new(INSTALLED).join(MODEL);
+        let shipped =
+            find_upwards(Path::new(MODEL)).or_else(|| installed.is_file().then_some(installed));
+        let missing = || anyhow::anyhow!("there is no {MODEL} here: name cards with --models");
+        cards.push(shipped.with_context(missing).or_exit(ExitCode::Config)?);
+    }
+    let runtime = Runtime::load(None).or_exit(ExitCode::Config)?;
+    let mut models = Vec::new();
+    for card in &cards {
+        let mut model = LoadedModel::load(card).or_exit(ExitCode::Config)?;
+        model.card.thresholds.low = options.min_score;
+        models.push(model);
+    }
+    Models::of(runtime, models).or_exit(ExitCode::Config)
+}
+
+/// Looks at all pictures on all cores and prints what is seen, in the order asked.
+///
+/// # Errors
+/// A command line or model that cannot be used; [`ExitCode::Data`] if a picture could not be read,
+/// after all others have been looked at.
+pub fn run(options: &DetectOptions, terminal: Terminal) -> Outcome {
+    let pictures: Arc<[PathBuf]> = all_pictures(options)?.into();
+    let models = load_models(options)?;
+    if let Some(folder) = &options.annotate {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("--annotate {}", folder.display()))
+            .or_exit(ExitCode::CannotCreate)?;
+    }
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(pictures.len());
+    let next = Arc::new(AtomicUsize::new(0));
+    let (to, seen) = sync_channel(threads * AHEAD);
+    let mut workers = Vec::new();
+    for n in 0..threads {
+        let worker = Worker {
+            pictures: pictures.clone(),
+            next: next.clone(),
+            detector: models.detector().or_exit(ExitCode::Config)?,
+            classes: models.classes().to_vec(),
+            annotate: options.annotate.clone(),
+            to: to.clone(),
+        };
+        let thread = std::thread::Builder::new().name(format!("detect/{n}"));
+        workers.push(
+            thread
+                .spawn(move || worker.run())
+                .or_exit(ExitCode::Internal)?,
+        );
+    }
+    drop(to);
+    let failed = print_in_order(&seen, &pictures, options, terminal);
+    for worker in workers {
+        worker
+            .join()
+            .map_err(|_| anyhow::anyhow!("a worker panicked"))
+            .or_exit(ExitCode::Internal)?;
+    }
+    if failed > 0 {
+        let all = pictures.len();
+        let reason = anyhow::anyhow!("{failed} of {all} pictures could not be looked at");
+        return Err(Failure::new(ExitCode::Data, reason));
+    }
+    Ok(())
+}
+
+struct Worker {
+    pictures: Arc<[PathBuf]>,
+    next: Arc<AtomicUsize>,
+    detector: Detector,
+    classes: Vec<ClassInfo>,
+    annotate: Option<PathBuf>,
+    to: SyncSender<(usize, Seen)>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        loop {
+            let i = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(picture) = self.pictures.get(i).cloned() else {
+                return;
+            };
+            let seen = self.look(&picture).unwrap_or_else(|e| Seen::Unreadable {
+                error: format!("{e:#}"),
+            });
+            if self.to.send((i, seen)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn look(&mut self, path: &Path) -> anyhow::Result<Seen> {
+        let mut frame = read_picture(path)?;
+        let detections = self.detector.detect(&frame, &SystemClock)?;
+        let objects = detections.items.iter().map(|d| Object {
+            class: self.classes[usize::from(d.class.0)].label.clone(),
+            score: d.score,
+            rect: [d.rect.x0, d.rect.y0, d.rect.x1, d.rect.y1],
+        });
+        let objects = objects.collect();
+        let (width, height) = (frame.size.width_px, frame.size.height_px);
+        if let Some(folder) = &self.annotate {
+            self.annotate(&mut frame, &detections.items);
+            let name = path.file_name().unwrap_or(path.as_os_str());
+            let copy = folder.join(name).with_extension("detected.jpg");
+            let jpeg = encode_jpeg(&frame, JPEG_QUALITY)?;
+            std::fs::write(&copy, jpeg).with_context(|| copy.display().to_string())?;
+        }
+        Ok(Seen::Picture {
+            width,
+            height,
+            objects,
+        })
+    }
+
+    /// Draws what would count at the card's threshold.
+    fn annotate(&self, frame: &mut Frame, items: &[Detection]) {
+        for item in items {
+            let class = &self.classes[usize::from(item.class.0)];
+            if item.score >= class.threshold {
+                draw_box(
+                    frame,
+                    &item.rect,
+                    COLOURS[usize::from(item.class.0) % COLOURS.len()],
+                );
+            }
+        }
+    }
+}
+
+/// Luma, Cb and Cr that stand out from kitchens and from each other.
+const COLOURS: [[u8; 3]; 6] = [
+    [110, 90, 230],
+    [170, 60, 60],
+    [200, 30, 150],
+    [150, 190, 60],
+    [120, 200, 110],
+    [210, 110, 190],
+];
+
+fn draw_box(frame: &mut Frame, rect: &NormRect, colour: [u8; 3]) {
+    let (w, h) = (frame.size.width_px as usize, frame.size.height_px as usize);
+    let (half_w, half_h) = (w.div_ceil(2), h.div_ceil(2));
+    let thick = (w.max(h) / 320).max(2);
+    let at = |v: f32, n: usize| ((v * n as f32) as usize).min(n.saturating_sub(1));
+    let (x0, x1) = (at(rect.x0, w), at(rect.x1, w));
+    let (y0, y1) = (at(rect.y0, h), at(rect.y1, h));
+    for y in y0..=y1 {
+        for x in x0..=x1 {
+            let inside = x >= x0 + thick && x + thick <= x1 && y >= y0 + thick && y + thick <= y1;
+            if inside {
+                continue;
+            }
+            frame.pixels[y * w + x] = colour[0];
+            let chroma = y / 2 * half_w + x / 2;
+            frame.pixels[w * h + chroma] = colour[1];
+            frame.pixels[w * h + half_w * half_h + chroma] = colour[2];
+        }
+    }
+}
+
+/// Prints as results come, in the order of the pictures; returns how many could not be looked at.
+fn print_in_order(
+    seen: &Receiver<(usize, Seen)>,
+    pictures: &[PathBuf],
+    options: &DetectOptions,
+    terminal: Terminal,
+) -> usize {
+    let (mut early, mut due, mut failed) = (BTreeMap::new(), 0, 0);
+    for (i, result) in seen {
+        early.insert(i, result);
+        while let Some(result) = early.remove(&due) {
+            failed += usize::from(matches!(result, Seen::Unreadable { .. }));
+            print(
+                Line {
+                    file: &pictures[due],
+                    seen: result,
+                },
+                options.json,
+                terminal,
+            );
+            due += 1;
+        }
+    }
+    failed
+}
+
+fn print(line: Line<'_>, json: bool, terminal: Terminal) {
+    if json {
+        terminal.line(serde_json::to_string(&line).unwrap_or_default());
+        return;
+    }
+    match line.seen {
+        Seen::Unreadable { error } => terminal.line(terminal.paint(Tone::Bad, error)),
+        Seen::Picture {
+            width,
+            height,
+            objects,
+        } => {
+            let file = terminal.paint(Tone::Bold, line.file.display());
+            terminal.line(format_args!("{file}  {width}x{height}"));
+            for object in objects {
+                let [x0, y0, x1, y1] = object.rect.map(|v| v * 100.0);
+                let place = format!("x {x0:.0} to {x1:.0} %, y {y0:.0} to {y1:.0} %");
+                terminal.line(format_args!(
+                    "  {:<14} {:.2}  {place}",
+                    object.class, object.score
+                ));
+            }
+        }
+    }
+}
