@@ -546,6 +546,8 @@ impl Session<'_> {
                 }
                 () = stop.cancelled(), if self.drain_until.is_none() => {
                     self.drain_until = Some(self.up.clock.mono().plus(DRAIN));
+                    // The commits just before the stop may not have been noticed yet.
+                    self.exhausted = false;
                 }
             }
         }
