@@ -1,5 +1,5 @@
-//! One camera's decode thread: takes access units, samples pictures at `analyse_fps`, passes those
-//! with motion to the board.
+//! One camera's decode thread: takes access units, and passes the pictures that
+//! [`FrameSampler`] picks to the board.
 //!
 //! A decoder that fails is rebuilt at the next key unit; five failures within a minute rest the
 //! camera for five minutes, because a stream that breaks decoders every few seconds would only burn
@@ -13,14 +13,14 @@ use tokio::sync::watch;
 
 use super::board::FrameBoard;
 use super::config::DecodeConfig;
-use super::ffmpeg::{DecodeError, Decoder};
-use super::frame::{Frame, YuvMatrix};
-use super::motion::MotionDetector;
+use super::ffmpeg::DecodeError;
+use super::frame::Frame;
+use super::sampling::{FrameSampler, Sampled};
 use crate::base::geometry::SizePx;
 use crate::base::heartbeat::Heartbeat;
 use crate::base::ids::{CameraId, CameraIx};
 use crate::base::metrics::{Counter, Metric, Metrics};
-use crate::base::time::{FrameStamp, MonoMicros, SharedClock};
+use crate::base::time::{MonoMicros, SharedClock};
 use crate::capture::{AccessUnit, NoUnit, UnitReceiver};
 
 /// Failures within [`FAILURE_WINDOW`] that rest a camera.
@@ -33,8 +33,6 @@ pub const REST: Duration = Duration::from_secs(300);
 pub const STALL: Duration = Duration::from_secs(10);
 /// Longest wait for a unit before the thread beats again.
 const TICK: Duration = Duration::from_secs(1);
-/// Stamps kept for pictures that the decoder holds back for reordering (H.264 and H.265 allow 16).
-const REORDER: usize = 32;
 
 /// How a camera's decoding is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -75,12 +73,9 @@ pub struct DecodeThread {
 }
 
 struct Counters {
-    frames: Counter,
     errors: Counter,
     rebuilds: Counter,
     busy: Counter,
-    sampled: Counter,
-    still: Counter,
     dropped: Counter,
 }
 
@@ -88,57 +83,14 @@ impl Counters {
     fn new(metrics: &Metrics, camera: &str) -> Self {
         let c = |metric| metrics.counter(metric, &[("camera", camera)]);
         Self {
-            frames: c(Metric::DecodeFrames),
             errors: c(Metric::DecodeErrors),
             rebuilds: c(Metric::DecodeRebuilds),
             busy: c(Metric::DecodeBusyMicros),
-            sampled: c(Metric::FramesSampled),
-            still: c(Metric::FramesStill),
             dropped: metrics.counter(
                 Metric::CaptureUnitsDropped,
                 &[("camera", camera), ("reason", "decoder_failed")],
             ),
         }
-    }
-}
-
-/// Decides which pictures are sampled, by media time.
-#[derive(Clone, Copy, Debug)]
-struct Sampler {
-    period_90k: i64,
-    due: Option<(u32, i64)>,
-}
-
-impl Sampler {
-    fn new(fps: f32) -> Self {
-        Self {
-            period_90k: (90_000.0 / f64::from(fps.max(0.01))).round() as i64,
-            due: None,
-        }
-    }
-
-    /// Whether to take the picture at `stamp`. A new session, a step back or a jump of more than
-    /// two periods begins anew with this picture.
-    fn takes(&mut self, stamp: &FrameStamp) -> bool {
-        let pts = stamp.pts.0;
-        // A quarter of a picture's time early is on time: RTP timestamps jitter.
-        let slack = (self.period_90k / 8).min(900);
-        let next = match self.due {
-            Some((session, due)) if session == stamp.session => {
-                let early = due.saturating_sub(pts);
-                if early > slack && early <= self.period_90k {
-                    return false;
-                }
-                if early.unsigned_abs() <= self.period_90k as u64 {
-                    due.saturating_add(self.period_90k)
-                } else {
-                    pts.saturating_add(self.period_90k)
-                }
-            }
-            _ => pts.saturating_add(self.period_90k),
-        };
-        self.due = Some((stamp.session, next));
-        true
     }
 }
 
@@ -165,17 +117,11 @@ impl Rate {
     }
 }
 
-struct Working {
-    decoder: Option<Decoder>,
-    codec: Option<crate::capture::Codec>,
-    stamps: VecDeque<FrameStamp>,
-    sampler: Sampler,
-    motion: MotionDetector,
-    last_motion: Option<MonoMicros>,
-    last_passed: Option<MonoMicros>,
+/// What was seen of the pictures so far.
+#[derive(Default)]
+struct Seen {
     rate: Rate,
-    session: u32,
-    /// Receipt of the unit that gave the newest picture, or of the first unit waiting for one.
+    /// When the newest picture came out, or the first unit that waits for one came in.
     progress: Option<MonoMicros>,
 }
 
@@ -183,18 +129,13 @@ impl DecodeThread {
     /// Runs until the capture task is gone. Call on a thread of its own.
     pub fn run(self) {
         let counters = Counters::new(&self.metrics, self.id.as_str());
-        let mut work = Working {
-            decoder: None,
-            codec: None,
-            stamps: VecDeque::with_capacity(REORDER),
-            sampler: Sampler::new(self.config.analyse_fps),
-            motion: MotionDetector::new(),
-            last_motion: None,
-            last_passed: None,
-            rate: Rate::default(),
-            session: 0,
-            progress: None,
-        };
+        let mut sampler = FrameSampler::new(
+            self.camera,
+            self.id.as_str(),
+            self.config.clone(),
+            &self.metrics,
+        );
+        let mut seen = Seen::default();
         let mut failures: VecDeque<MonoMicros> = VecDeque::new();
         let mut rest_until: Option<MonoMicros> = None;
         let mut awaiting_key = true;
@@ -203,7 +144,7 @@ impl DecodeThread {
             let unit = match self.units.receive(TICK) {
                 Ok(unit) => unit,
                 Err(NoUnit::TimedOut) => {
-                    work.progress = None;
+                    seen.progress = None;
                     self.health
                         .send_if_modified(|h| std::mem::take(&mut h.fps) > 0.0);
                     continue;
@@ -211,7 +152,7 @@ impl DecodeThread {
                 Err(NoUnit::Closed) => break,
             };
             let now = self.clock.mono();
-            let stalled = now.since(*work.progress.get_or_insert(now)) > STALL;
+            let stalled = now.since(*seen.progress.get_or_insert(now)) > STALL;
             self.health.send_if_modified(|h| {
                 let begins = stalled && !h.stalled;
                 if begins {
@@ -235,7 +176,7 @@ impl DecodeThread {
             // A panic in a decoder's binding, the motion gate or the copy costs this camera one
             // GOP, never the process.
             let decoded = catch_unwind(AssertUnwindSafe(|| {
-                self.decode(&unit, &mut work, &counters)
+                self.decode(&unit, &mut sampler, &mut seen)
             }));
             counters
                 .busy
@@ -247,8 +188,7 @@ impl DecodeThread {
             };
             counters.errors.add(1);
             counters.rebuilds.add(1);
-            work.decoder = None;
-            work.stamps.clear();
+            sampler.reset();
             awaiting_key = true;
             failures.push_back(now);
             failures.retain(|t| now.since(*t) <= FAILURE_WINDOW);
@@ -265,143 +205,27 @@ impl DecodeThread {
     fn decode(
         &self,
         unit: &AccessUnit,
-        work: &mut Working,
-        counters: &Counters,
+        sampler: &mut FrameSampler,
+        seen: &mut Seen,
     ) -> Result<(), DecodeError> {
-        if work.codec != Some(unit.codec) || work.session != unit.stamp.session {
-            // A new session may bring new parameter sets, and its pictures refer to nothing older.
-            work.decoder = None;
-            work.stamps.clear();
-            work.codec = Some(unit.codec);
-            work.session = unit.stamp.session;
-        }
-        let mut decoder = match work.decoder.take() {
-            Some(decoder) => decoder,
-            None => Decoder::new(unit.codec)?,
-        };
-        if work.stamps.len() == REORDER {
-            work.stamps.pop_front();
-        }
-        work.stamps.push_back(unit.stamp);
-        decoder.send(&unit.data, unit.stamp.seq as i64)?;
-        while let Some(picture) = decoder.picture()? {
-            counters.frames.add(1);
-            let Some(at) = work.stamps.iter().position(|s| s.seq as i64 == picture.tag) else {
-                continue;
-            };
-            let stamp = work.stamps.remove(at).expect("just found");
-            let (size, fps) = (picture.size, work.rate.add(stamp.received));
-            work.progress = Some(self.clock.mono());
-            self.health.send_if_modified(|h| {
-                let seen = (Some(size), Some(stamp.session), false);
-                let changed = (h.size, h.session, h.stalled) != seen
-                    || (h.fps - fps).abs() > 0.2 * h.fps.max(0.5);
-                if changed {
-                    ((h.size, h.session, h.stalled), h.fps) = (seen, fps);
-                }
-                changed
-            });
-            if !work.sampler.takes(&stamp) {
-                continue;
-            }
-            counters.sampled.add(1);
-            if !self.moves(&picture, &stamp, work) {
-                counters.still.add(1);
-                continue;
-            }
-            let mut frame = Frame {
-                camera: self.camera,
-                stamp,
-                size,
-                full_range: false,
-                matrix: YuvMatrix::default(),
-                pixels: Vec::new(),
-                decoded: MonoMicros::default(),
-            };
-            picture.copy_into(&mut frame)?;
-            frame.decoded = self.clock.mono();
+        sampler.feed(unit, &*self.clock, &mut |sampled| match sampled {
             // Closed means that the site is stopping; the units still queued are worth nothing.
-            self.board.post(self.camera, frame);
-        }
-        work.decoder = Some(decoder);
-        Ok(())
-    }
-
-    /// The motion gate: motion now, motion a moment ago, or time to look again.
-    fn moves(
-        &self,
-        picture: &super::ffmpeg::Picture<'_>,
-        stamp: &FrameStamp,
-        work: &mut Working,
-    ) -> bool {
-        let Some(gate) = &self.config.motion else {
-            return true;
-        };
-        let now = stamp.received;
-        if picture.has_8_bit_luma() {
-            let rows = |step: usize, row: &mut dyn FnMut(&[u8])| picture.luma_rows(step, row);
-            if work.motion.changed(picture.size, 2, rows) >= gate.min_area {
-                work.last_motion = Some(now);
+            Sampled::Frame(frame) => {
+                self.board.post(self.camera, frame);
             }
-        } else {
-            work.last_motion = Some(now);
-        }
-        let moved = work.last_motion.is_some_and(|t| now.since(t) <= gate.hold);
-        let due = work
-            .last_passed
-            .is_none_or(|t| now.since(t) >= gate.refresh);
-        if moved || due {
-            work.last_passed = Some(now);
-        }
-        moved || due
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::time::Pts90k;
-
-    fn at(session: u32, pts: i64) -> FrameStamp {
-        FrameStamp {
-            session,
-            pts: Pts90k(pts),
-            ..FrameStamp::default()
-        }
-    }
-
-    #[test]
-    fn pictures_are_sampled_at_the_asked_rate_whatever_the_camera_rate() {
-        for (camera_fps, asked, want) in [
-            (25.0, 4.0, 40),
-            (30.0, 10.0, 100),
-            (15.0, 15.0, 150),
-            (5.0, 10.0, 50),
-        ] {
-            let mut s = Sampler::new(asked);
-            let n = (camera_fps * 10.0) as i64;
-            let taken = (0..n)
-                .filter(|i| s.takes(&at(1, (*i as f64 * 90_000.0 / camera_fps) as i64)))
-                .count();
-            assert!(
-                (taken as i64 - want).abs() <= 1,
-                "{camera_fps} -> {asked}: {taken}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_clock_that_jumps_does_not_stop_the_sampling() {
-        let mut s = Sampler::new(5.0);
-        assert!(s.takes(&at(1, 1_000_000)));
-        assert!(s.takes(&at(1, 0)), "a step back begins anew");
-        assert!(!s.takes(&at(1, 3600)));
-        assert!(s.takes(&at(1, i64::MAX)), "a jump ahead begins anew");
-        assert!(s.takes(&at(1, i64::MIN)));
-        assert!(s.takes(&at(2, 5)), "so does a new session");
-        assert!(
-            !s.takes(&at(2, 5)),
-            "an equal timestamp is not sampled twice"
-        );
+            Sampled::Picture { size, stamp } => {
+                let fps = seen.rate.add(stamp.received);
+                seen.progress = Some(self.clock.mono());
+                self.health.send_if_modified(|h| {
+                    let now = (Some(size), Some(stamp.session), false);
+                    let changed = (h.size, h.session, h.stalled) != now
+                        || (h.fps - fps).abs() > 0.2 * h.fps.max(0.5);
+                    if changed {
+                        ((h.size, h.session, h.stalled), h.fps) = (now, fps);
+                    }
+                    changed
+                });
+            }
+        })
     }
 }

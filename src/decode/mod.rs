@@ -1,7 +1,7 @@
 //! Access units → frames, one OS thread per camera.
 //!
 //! ```text
-//! unit_queue (q1) ──> camera::DecodeThread: ffmpeg → sampler → motion gate ──> board (q2)
+//! unit_queue (q1) ──> camera::DecodeThread ( sampling::FrameSampler: ffmpeg → due? → moves? ) ──> board (q2)
 //! ```
 //! What must not be here: models, and colour conversion of pictures nobody will look at.
 mod board;
@@ -10,6 +10,7 @@ mod config;
 mod ffmpeg;
 mod frame;
 mod motion;
+mod sampling;
 
 pub use board::{Claim, FrameBoard, Held, NoFrame, Posted};
 pub use camera::{DecodeHealth, DecodeThread, FAILURE_LIMIT, FAILURE_WINDOW, REST, STALL};
@@ -17,3 +18,4 @@ pub use config::{DecodeConfig, MotionConfig};
 pub use ffmpeg::{Clips, DecodeError, Decoder, Picture, PictureError, read_picture};
 pub use frame::{Frame, YuvMatrix};
 pub use motion::MotionDetector;
+pub use sampling::{FrameSampler, Sampled};
