@@ -30,7 +30,8 @@ fn inference(c: &mut Criterion) {
             return;
         }
     };
-    let models = Models::load(runtime, std::slice::from_ref(&card)).expect("the shipped model");
+    let models =
+        Models::load(runtime.clone(), std::slice::from_ref(&card)).expect("the shipped model");
     let mut detector = models.detector().expect("sessions");
     let model = LoadedModel::load(&card).expect("the shipped model");
     let input = &model.card.input;
@@ -42,11 +43,7 @@ fn inference(c: &mut Criterion) {
     ];
     let tensor = vec![114.0_f32; (shape[1] * shape[2] * shape[3]) as usize];
     // As the daemon's own sessions are set.
-    let environment = ort::init_from(&library)
-        .expect("the library")
-        .build()
-        .expect("the shared environment");
-    let mut bare = Session::builder(&environment)
+    let mut bare = Session::builder(runtime.environment())
         .and_then(|b| Ok(b.with_intra_threads(1)?))
         .and_then(|b| Ok(b.with_inter_threads(1)?))
         .and_then(|b| Ok(b.with_intra_op_spinning(false)?))

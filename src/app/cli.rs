@@ -149,7 +149,7 @@ struct DetectArgs {
     /// A file that names more pictures, one a line, relative to itself.
     #[arg(long, value_name = "FILE")]
     list: Vec<PathBuf>,
-    /// Model cards; without it, the one that is shipped.
+    /// Model cards (TOML files); without it, those that are shipped.
     #[arg(long, value_name = "CARD", num_args = 1..)]
     models: Vec<PathBuf>,
     /// Least score that is shown: 0.01 with --json, for measuring; otherwise 0.3.
@@ -182,10 +182,17 @@ fn login(
 
 impl DetectArgs {
     fn options(&self) -> detect::DetectOptions {
+        // `--models a.toml picture.jpg` reads as it looks: what follows and is no card is a picture.
+        let is_card = |path: &&PathBuf| path.extension().is_some_and(|e| e == "toml");
+        let (cards, pictures): (Vec<&PathBuf>, _) = self.models.iter().partition(is_card);
         detect::DetectOptions {
-            pictures: self.pictures.clone(),
+            pictures: pictures
+                .into_iter()
+                .chain(&self.pictures)
+                .cloned()
+                .collect(),
             lists: self.list.clone(),
-            models: self.models.clone(),
+            models: cards.into_iter().cloned().collect(),
             min_score: self.min_score.unwrap_or(if self.json { 0.01 } else { 0.3 }),
             annotate: self.annotate.clone(),
             json: self.json,

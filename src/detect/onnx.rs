@@ -137,6 +137,13 @@ impl Runtime {
             .map_err(|e| bad(e.to_string()))?;
         Ok(loaded.insert(Self { environment, path }).clone())
     }
+
+    /// The engine's environment, of which a process has only one: for a measurement of the bare
+    /// engine beside ours.
+    #[must_use]
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
 }
 
 /// One network, ready to run on one thread.

@@ -353,3 +353,68 @@ fn the_systemd_unit_is_valid() {
     });
     assert_eq!(ours.collect::<Vec<_>>(), Vec::<&str>::new());
 }
+
+#[test]
+fn detect_tells_what_is_in_each_picture_in_the_order_asked() {
+    let portrait = root(".runtime/demo/astronaut.png");
+    let wall = root(".runtime/demo/brick.png");
+    let dir = tempfile::tempdir().unwrap();
+    let list = dir.path().join("pictures.txt");
+    std::fs::write(&list, format!("{}\n", wall.display())).unwrap();
+    let (code, out, err) = run(&[
+        "detect",
+        "--json",
+        "--list",
+        &list.display().to_string(),
+        &portrait.display().to_string(),
+    ]);
+    assert_eq!(code, 0, "{out}{err}");
+    let lines: Vec<serde_json::Value> = out
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 2, "{out}");
+    assert_eq!(lines[0]["file"], portrait.display().to_string());
+    let objects = lines[0]["objects"].as_array().unwrap();
+    let face = objects
+        .iter()
+        .find(|o| o["class"] == "face-bare" && o["score"].as_f64() > Some(0.5))
+        .expect("a bare face");
+    let corners: Vec<f64> = face["box"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| v.as_f64().unwrap())
+        .collect();
+    // The astronaut's face: about (170..270, 65..180) of 512 x 512.
+    assert!(
+        corners[0] < 0.45 && corners[2] > 0.45 && corners[1] < 0.25 && corners[3] > 0.25,
+        "{corners:?}"
+    );
+    let sure = |o: &serde_json::Value| o["score"].as_f64() > Some(0.5);
+    assert!(!lines[1]["objects"].as_array().unwrap().iter().any(sure));
+}
+
+#[test]
+fn detect_names_what_is_not_a_picture_and_looks_at_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let broken = dir.path().join("broken.jpg");
+    std::fs::write(&broken, b"this is no picture").unwrap();
+    let broken = broken.display().to_string();
+    let portrait = root(".runtime/demo/astronaut.png").display().to_string();
+    let (code, out, err) = run(&["detect", "--json", &broken, &portrait]);
+    assert_eq!(code, 65, "{out}{err}");
+    let lines: Vec<serde_json::Value> = out
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 2, "{out}");
+    assert!(lines[0]["error"].as_str().is_some_and(|e| !e.is_empty()));
+    assert_eq!(lines[0]["file"], broken);
+    assert!(lines[1]["objects"].is_array());
+    let (code, _, err) = run(&["detect"]);
+    assert_eq!(code, 64, "{err}");
+    let (code, _, err) = run(&["detect", "--models", "no-such-card.toml", &portrait]);
+    assert_eq!(code, 78, "{err}");
+    assert!(err.contains("no-such-card.toml"), "{err}");
+}
