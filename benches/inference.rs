@@ -54,8 +54,8 @@ fn inference(c: &mut Criterion) {
         let input = TensorRef::from_array_view((shape, &tensor[..])).expect("a tensor");
         bare.run(ort::inputs![input]).expect("an output").len()
     };
-    let mut preprocessor = Preprocessor::new(input.clone());
-    let mut filled = vec![0.0; preprocessor.tensor_len()];
+    let mut preprocessor = Preprocessor::new(input.clone(), model.card.step());
+    let mut filled = Vec::new();
     let mut table = Vec::new();
     for (name, path) in clips() {
         let mut frames = Vec::new();

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
 use super::logging::{self, LogFormat};
 use super::terminal::Terminal;
-use super::{check, demo, detect, probe, run, tail};
+use super::{check, demo, detect, probe, replay, run, tail};
 use crate::base::secret::Secret;
 use crate::capture::Transport;
 
@@ -46,6 +46,8 @@ enum Command {
     Tail(TailArgs),
     /// What the models see in pictures, as the daemon would see them.
     Detect(DetectArgs),
+    /// What the daemon would find in recorded clips, the same each time, beside what is to be found.
+    Replay(ReplayArgs),
     /// A camera, a broker and the daemon in one, with no config: the main job, live.
     Demo(DemoArgs),
 }
@@ -158,9 +160,63 @@ struct DetectArgs {
     /// Write copies with boxes, of what reaches its threshold, into this folder.
     #[arg(long, value_name = "FOLDER")]
     annotate: Option<PathBuf>,
+    /// Classify this head (hair or hat, down to the collar; corners as fractions of the picture)
+    /// and look for nothing else.
+    #[arg(long, value_name = "X1,Y1,X2,Y2", value_parser = head_box, allow_hyphen_values = true)]
+    head_box: Option<[f32; 4]>,
     /// One JSON object a line for each picture.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+struct ReplayArgs {
+    /// Clips, H.264 or H.265.
+    #[arg(value_name = "CLIP", required = true)]
+    clips: Vec<PathBuf>,
+    /// The site's config, whose models, rules and sampling count; without it the shipped models and
+    /// a rule for each code they can see.
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Camera of the config whose rules and sampling count; without it the first.
+    #[arg(long, value_name = "ID", requires = "config")]
+    camera: Option<String>,
+    /// A model card (TOML file) instead of the others; can be given again.
+    #[arg(long, value_name = "CARD")]
+    models: Vec<PathBuf>,
+    /// What is to be found: JSON lines, one a clip: {"clip", "events": [{"code", "start_s", "end_s"}]}.
+    /// Gives a table of what was found, missed and false.
+    #[arg(long, value_name = "FILE")]
+    truth: Option<PathBuf>,
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+impl ReplayArgs {
+    fn options(&self) -> replay::ReplayOptions {
+        replay::ReplayOptions {
+            clips: self.clips.clone(),
+            config: self.config.clone(),
+            camera: self.camera.clone(),
+            models: self.models.clone(),
+            truth: self.truth.clone(),
+            json: self.json,
+        }
+    }
+}
+
+/// `x1,y1,x2,y2`, as fractions; may reach a little beyond the picture.
+fn head_box(text: &str) -> Result<[f32; 4], String> {
+    let numbers: Result<Vec<f32>, _> = text.split(',').map(|v| v.trim().parse()).collect();
+    match numbers.as_deref() {
+        Ok(&[x0, y0, x1, y1])
+            if x0 < x1 && y0 < y1 && [x0, y0, x1, y1].iter().all(|v| (-2.0..=3.0).contains(v)) =>
+        {
+            Ok([x0, y0, x1, y1])
+        }
+        _ => Err("four numbers are needed, left,top,right,bottom as fractions of the picture: 0.4,0.1,0.6,0.5".to_owned()),
+    }
 }
 
 fn login(
@@ -195,6 +251,7 @@ impl DetectArgs {
             models: cards.into_iter().cloned().collect(),
             min_score: self.min_score.unwrap_or(if self.json { 0.01 } else { 0.3 }),
             annotate: self.annotate.clone(),
+            head_box: self.head_box,
             json: self.json,
         }
     }
@@ -224,6 +281,7 @@ pub fn main() -> Outcome {
     match &cli.command {
         Command::Check(args) => return check::run(&args.config, args.json, terminal),
         Command::Detect(args) => return detect::run(&args.options(), terminal),
+        Command::Replay(args) => return replay::run(&args.options(), terminal),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -234,7 +292,9 @@ pub fn main() -> Outcome {
         .or_exit(ExitCode::Internal)?;
     runtime.block_on(async {
         match cli.command {
-            Command::Check(_) | Command::Detect(_) => unreachable!("answered above"),
+            Command::Check(_) | Command::Detect(_) | Command::Replay(_) => {
+                unreachable!("answered above")
+            }
             Command::Run(args) => run::run(&args.config).await,
             Command::Probe(args) => {
                 let login = login(args.username, args.password_file.as_ref())?;

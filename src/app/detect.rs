@@ -10,17 +10,17 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
-use super::site::find_upwards;
+use super::models::shipped_or;
 use super::terminal::{Terminal, Tone};
 use crate::base::geometry::NormRect;
 use crate::base::time::SystemClock;
 use crate::decode::{Frame, read_picture};
-use crate::detect::{ClassInfo, Detection, Detector, LoadedModel, Models, Runtime};
+use crate::detect::{
+    COVERS, ClassInfo, CoverScores, Detection, Detector, FACES, FaceScores, HeadState, LoadedModel,
+    Models, Runtime,
+};
 use crate::evidence::encode_jpeg;
 
-/// Cards looked for upwards of here and of the program, and then where packages put them.
-const MODEL: &str = "models/face-mask.toml";
-const INSTALLED: &str = "/usr/share/mingchu";
 /// Quality of annotated copies.
 const JPEG_QUALITY: u8 = 90;
 /// Results that may wait to be printed in order, for each thread.
@@ -39,6 +39,8 @@ pub struct DetectOptions {
     pub min_score: f32,
     /// Folder for annotated copies, if they are wanted.
     pub annotate: Option<PathBuf>,
+    /// A head to classify, instead of looking for objects: corners as fractions of the picture.
+    pub head_box: Option<[f32; 4]>,
     /// JSON lines.
     pub json: bool,
 }
@@ -71,7 +73,30 @@ struct Object {
     /// Left, top, right, bottom as fractions of the picture.
     #[serde(rename = "box")]
     rect: [f32; 4],
+    #[serde(flatten)]
+    head: Option<Classified>,
 }
+
+/// What the classifier says, where this is a head that it looked at.
+#[derive(Debug, Serialize)]
+struct Classified {
+    head: CoverScores,
+    face: FaceScores,
+    smoking: f32,
+}
+
+impl From<&HeadState> for Classified {
+    fn from(state: &HeadState) -> Self {
+        Self {
+            head: state.into(),
+            face: state.into(),
+            smoking: state.smoking,
+        }
+    }
+}
+
+/// Class of the object that `--head-box` names.
+const GIVEN_HEAD: &str = "head";
 
 /// All pictures: those named, then those on lists.
 fn all_pictures(options: &DetectOptions) -> Result<Vec<PathBuf>, Failure> {
@@ -94,14 +119,7 @@ fn all_pictures(options: &DetectOptions) -> Result<Vec<PathBuf>, Failure> {
 
 /// The models, showing everything from `min_score` on.
 fn load_models(options: &DetectOptions) -> Result<Models, Failure> {
-    let mut cards = options.models.clone();
-    if cards.is_empty() {
-        let installed = Path::new(INSTALLED).join(MODEL);
-        let shipped =
-            find_upwards(Path::new(MODEL)).or_else(|| installed.is_file().then_some(installed));
-        let missing = || anyhow::anyhow!("there is no {MODEL} here: name cards with --models");
-        cards.push(shipped.with_context(missing).or_exit(ExitCode::Config)?);
-    }
+    let cards = shipped_or(&options.models)?;
     let runtime = Runtime::load(None).or_exit(ExitCode::Config)?;
     let mut models = Vec::new();
     for card in &cards {
@@ -120,6 +138,13 @@ fn load_models(options: &DetectOptions) -> Result<Models, Failure> {
 pub fn run(options: &DetectOptions, terminal: Terminal) -> Outcome {
     let pictures: Arc<[PathBuf]> = all_pictures(options)?.into();
     let models = load_models(options)?;
+    let classifies = models.models().iter().any(|m| m.card.heads.is_some());
+    if options.head_box.is_some() && !classifies {
+        let reason = anyhow::anyhow!(
+            "--head-box needs a model that classifies heads: name its card with --models"
+        );
+        return Err(Failure::new(ExitCode::Usage, reason));
+    }
     if let Some(folder) = &options.annotate {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("--annotate {}", folder.display()))
@@ -137,7 +162,9 @@ pub fn run(options: &DetectOptions, terminal: Terminal) -> Outcome {
             next: next.clone(),
             detector: models.detector().or_exit(ExitCode::Config)?,
             classes: models.classes().to_vec(),
+            added: models.classes().iter().map(|c| added(&models, c)).collect(),
             annotate: options.annotate.clone(),
+            head_box: options.head_box,
             to: to.clone(),
         };
         let thread = std::thread::Builder::new().name(format!("detect/{n}"));
@@ -163,12 +190,19 @@ pub fn run(options: &DetectOptions, terminal: Terminal) -> Outcome {
     Ok(())
 }
 
+fn added(models: &Models, class: &ClassInfo) -> bool {
+    models.models()[class.model].card.heads.is_some()
+}
+
 struct Worker {
     pictures: Arc<[PathBuf]>,
     next: Arc<AtomicUsize>,
     detector: Detector,
     classes: Vec<ClassInfo>,
+    /// By class id: added by a classifier.
+    added: Vec<bool>,
     annotate: Option<PathBuf>,
+    head_box: Option<[f32; 4]>,
     to: SyncSender<(usize, Seen)>,
 }
 
@@ -190,14 +224,33 @@ impl Worker {
 
     fn look(&mut self, path: &Path) -> anyhow::Result<Seen> {
         let mut frame = read_picture(path)?;
+        let (width, height) = (frame.size.width_px, frame.size.height_px);
+        if let Some(rect) = self.head_box {
+            let [x0, y0, x1, y1] = rect;
+            let head = NormRect { x0, y0, x1, y1 };
+            let state = self.detector.classify_head(&frame, &head)?;
+            let object = Object {
+                class: GIVEN_HEAD.to_owned(),
+                score: 1.0,
+                rect,
+                head: state.as_ref().map(Classified::from),
+            };
+            return Ok(Seen::Picture {
+                width,
+                height,
+                objects: vec![object],
+            });
+        }
         let detections = self.detector.detect(&frame, &SystemClock)?;
-        let objects = detections.items.iter().map(|d| Object {
+        // What the classifier adds as labels for rules stands at the heads themselves here.
+        let seen = |d: &&Detection| !self.added[usize::from(d.class.0)];
+        let objects = detections.items.iter().filter(seen).map(|d| Object {
             class: self.classes[usize::from(d.class.0)].label.clone(),
             score: d.score,
             rect: [d.rect.x0, d.rect.y0, d.rect.x1, d.rect.y1],
+            head: d.head.as_ref().map(Classified::from),
         });
         let objects = objects.collect();
-        let (width, height) = (frame.size.width_px, frame.size.height_px);
         if let Some(folder) = &self.annotate {
             self.annotate(&mut frame, &detections.items);
             let name = path.file_name().unwrap_or(path.as_os_str());
@@ -284,6 +337,19 @@ fn print_in_order(
     failed
 }
 
+/// The likeliest answers, for people.
+fn words(head: &Classified) -> String {
+    let best = |names: [&str; 4], p: [f32; 4]| {
+        let pairs = names.into_iter().zip(p);
+        let best = pairs.max_by(|a, b| a.1.total_cmp(&b.1));
+        best.map_or_else(String::new, |(name, p)| format!("{name} {p:.2}"))
+    };
+    let (c, f) = (&head.head, &head.face);
+    let cover = best(COVERS, [c.hat, c.cover_other, c.bare, c.unclear]);
+    let face = best(FACES, [f.bare, f.masked, f.chin, f.unseen]);
+    format!("  head {cover}, face {face}, smoking {:.2}", head.smoking)
+}
+
 fn print(line: Line<'_>, json: bool, terminal: Terminal) {
     if json {
         terminal.line(serde_json::to_string(&line).unwrap_or_default());
@@ -301,8 +367,9 @@ fn print(line: Line<'_>, json: bool, terminal: Terminal) {
             for object in objects {
                 let [x0, y0, x1, y1] = object.rect.map(|v| v * 100.0);
                 let place = format!("x {x0:.0} to {x1:.0} %, y {y0:.0} to {y1:.0} %");
+                let head = object.head.map_or_else(String::new, |h| words(&h));
                 terminal.line(format_args!(
-                    "  {:<14} {:.2}  {place}",
+                    "  {:<14} {:.2}  {place}{head}",
                     object.class, object.score
                 ));
             }

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::heads::{HeadLabel, HeadState};
 use crate::base::digest::sha256_hex;
+use crate::base::geometry::SizePx;
 
 /// Why a model was refused. All of them are for whoever installed it.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +55,18 @@ pub enum Channels {
     Rgb,
 }
 
+/// What decides the size of the input tensor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fit {
+    /// The card: exactly `width_px` x `height_px`.
+    #[default]
+    Card,
+    /// The frame: the network takes any multiples of its largest stride, and gets the frame's own
+    /// shape with at most `width_px` x `height_px` pixels; see [`super::tensor_size`].
+    Frame,
+}
+
 /// How to fill the input tensor: float32 `[1, 3, height_px, width_px]`, the picture scaled to fit
 /// and put in the top-left corner, the rest filled with `pad`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -70,6 +84,9 @@ pub struct InputCard {
     pub scale: f32,
     /// Pixel value of what the picture does not cover.
     pub pad: f32,
+    /// Whether the tensor is always that size.
+    #[serde(default)]
+    pub fit: Fit,
 }
 
 /// What the output tensor means.
@@ -80,6 +97,10 @@ pub enum Decoder {
     /// `[1, cells, 5 + classes]`, rows by stride then row-major; centre offset x, y and log w, h
     /// relative to the stride, objectness and class probabilities already through the sigmoid.
     Yolox,
+    /// A classifier of head crops: float32 `[1, 9]`, probabilities of the head's cover
+    /// ([`super::COVERS`]), of its face ([`super::FACES`]), and of smoking. Needs the card's
+    /// `[heads]`.
+    Heads,
 }
 
 /// The output section.
@@ -88,8 +109,26 @@ pub enum Decoder {
 pub struct OutputCard {
     /// Which decoder.
     pub decoder: Decoder,
-    /// Pixels per cell of each grid, in output order.
+    /// Pixels per cell of each grid, in output order. None for a classifier.
+    #[serde(default)]
     pub strides: Vec<u32>,
+}
+
+/// Which heads a classifier looks at, and how they are cut out.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadsCard {
+    /// Labels of the detector whose boxes are faces: where the face is, or would be if it were
+    /// seen.
+    pub of: Vec<String>,
+    /// Boxes below this score are not looked at.
+    pub min_score: f32,
+    /// Width of the crop, centred on the box, in widths of the box.
+    pub width: f64,
+    /// How far it reaches above the box's top, in heights of the box.
+    pub above: f64,
+    /// How far it reaches below the box's top, in heights of the box.
+    pub below: f64,
 }
 
 /// The thresholds section.
@@ -137,8 +176,12 @@ pub struct Card {
     pub output: OutputCard,
     /// Where to cut.
     pub thresholds: ThresholdsCard,
-    /// What it tells apart, in output order.
+    /// What it tells apart: of a detector in output order, of a classifier the labels it adds
+    /// ([`super::HeadState::label`]), any of them.
     pub classes: Vec<ClassCard>,
+    /// For a classifier of heads.
+    #[serde(default)]
+    pub heads: Option<HeadsCard>,
     /// For people.
     #[serde(default)]
     pub training: toml::Table,
@@ -199,10 +242,19 @@ impl LoadedModel {
 impl Card {
     fn check(&self) -> Result<(), String> {
         let i = &self.input;
-        let largest = self.output.strides.iter().copied().max().unwrap_or(0);
-        if self.output.strides.is_empty() || self.output.strides.contains(&0) {
-            return Err("output.strides needs at least one stride above 0".to_owned());
+        match self.output.decoder {
+            Decoder::Yolox
+                if self.output.strides.is_empty() || self.output.strides.contains(&0) =>
+            {
+                return Err("output.strides needs at least one stride above 0".to_owned());
+            }
+            Decoder::Yolox if self.heads.is_some() => {
+                return Err("[heads] is for the decoder `heads`: take it out".to_owned());
+            }
+            Decoder::Yolox => {}
+            Decoder::Heads => self.check_heads()?,
         }
+        let largest = self.step();
         if i.width_px == 0 || i.height_px == 0 || i.width_px > 4096 || i.height_px > 4096 {
             return Err("input.width_px and input.height_px must be 1 to 4096".to_owned());
         }
@@ -224,14 +276,70 @@ impl Card {
         Ok(())
     }
 
-    /// Cells of all grids together: rows of the output tensor.
-    pub fn cells(&self) -> usize {
-        let (w, h) = (self.input.width_px, self.input.height_px);
-        self.output
-            .strides
+    fn check_heads(&self) -> Result<(), String> {
+        let Some(heads) = &self.heads else {
+            return Err("the decoder `heads` needs the table [heads]".to_owned());
+        };
+        if self.input.fit == Fit::Frame || !self.output.strides.is_empty() {
+            return Err(
+                "a classifier has neither input.fit = \"frame\" nor output.strides".to_owned(),
+            );
+        }
+        if heads.of.is_empty() {
+            return Err("heads.of needs at least one label of a detector".to_owned());
+        }
+        let size = |v: f64| v > 0.0 && v <= 10.0;
+        if !size(heads.width) || !size(heads.below) || !(0.0..=10.0).contains(&heads.above) {
+            return Err(
+                "heads.width and heads.below must be above 0 and at most 10, heads.above 0 to 10"
+                    .to_owned(),
+            );
+        }
+        if !(0.0..=1.0).contains(&heads.min_score) {
+            return Err("heads.min_score must be 0.0 to 1.0".to_owned());
+        }
+        let known = HeadLabel::ALL.map(HeadLabel::as_str);
+        match self
+            .classes
             .iter()
-            .map(|s| (w / s) as usize * (h / s) as usize)
+            .find(|c| !known.contains(&c.name.as_str()))
+        {
+            Some(class) => Err(format!(
+                "class {}: a classifier of heads gives {}",
+                class.name,
+                known.join(", ")
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// What the sides of the input tensor are multiples of.
+    pub fn step(&self) -> u32 {
+        self.output.strides.iter().copied().max().unwrap_or(1)
+    }
+
+    /// Cells of all grids together for a tensor of this size: rows of the output tensor.
+    pub fn cells(&self, tensor: SizePx) -> usize {
+        let grids = self.output.strides.iter();
+        grids
+            .map(|s| (tensor.width_px / s) as usize * (tensor.height_px / s) as usize)
             .sum()
+    }
+
+    /// Values of the output tensor for an input of this size.
+    pub fn output_len(&self, tensor: SizePx) -> usize {
+        match self.output.decoder {
+            Decoder::Yolox => self.cells(tensor) * (5 + self.classes.len()),
+            Decoder::Heads => HeadState::VALUES,
+        }
+    }
+
+    /// The input tensor's size as the card gives it.
+    pub fn tensor(&self) -> SizePx {
+        SizePx {
+            width_px: self.input.width_px,
+            height_px: self.input.height_px,
+        }
     }
 }
 
@@ -285,7 +393,7 @@ threshold = 0.5
         assert!(e.to_string().contains("toy.onnx"), "{e}");
         let path = write(dir.path(), &CARD.replace("SHA", &sha256_hex(b"network")));
         let model = LoadedModel::load(&path).unwrap();
-        assert_eq!(model.card.cells(), 8 * 4 + 4 * 2 + 2);
+        assert_eq!(model.card.cells(model.card.tensor()), 8 * 4 + 4 * 2 + 2);
     }
 
     #[test]
@@ -300,6 +408,7 @@ threshold = 0.5
             ("low = 0.1", "low = 7.0", "thresholds.low"),
             ("strides = [8, 16, 32]", "strides = []", "stride above 0"),
             ("scale = 1.0", "scale = 1.0\nscael = 2.0", "scael"),
+            ("\"yolox\"", "\"heads\"", "needs the table [heads]"),
         ] {
             let path = write(dir.path(), &CARD.replace(from, to));
             let e = LoadedModel::load(&path).unwrap_err().to_string();

@@ -1,4 +1,5 @@
 //! What detect hands to track: the boxes found in one picture.
+use super::heads::HeadState;
 use crate::base::geometry::NormRect;
 use crate::base::ids::{CameraIx, ClassId};
 use crate::base::time::{FrameStamp, MonoMicros};
@@ -12,6 +13,8 @@ pub struct Detection {
     pub score: f32,
     /// Where, as fractions of the original picture.
     pub rect: NormRect,
+    /// What the classifier of heads says, where this is a head that it looked at.
+    pub head: Option<HeadState>,
 }
 
 /// Everything the models saw in one picture, highest score first. May be empty: "looked and saw

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::card::{CardError, LoadedModel};
+use super::card::{Card, CardError, Decoder, HeadsCard, LoadedModel};
 use super::detections::{Detection, Detections};
+use super::heads::{HeadLabel, HeadState, head_of_face, pixels};
 use super::onnx::{Network, OnnxError, Runtime};
 use super::postprocess::{RawBox, decode_yolox, suppress};
-use super::preprocess::Preprocessor;
+use super::preprocess::{CropPx, Preprocessor};
+use crate::base::geometry::NormRect;
 use crate::base::ids::ClassId;
 use crate::base::time::Clock;
 use crate::decode::Frame;
@@ -32,6 +34,17 @@ pub enum ModelsError {
         first: String,
         /// The other.
         second: String,
+    },
+    /// A classifier of heads without a detector that finds them.
+    #[error(
+        "model {model} classifies what a detector calls {}, but no other model gives any of these: add the detector to detect.models",
+        of.join(", ")
+    )]
+    NoHeads {
+        /// The classifier.
+        model: String,
+        /// Labels it looks for.
+        of: Vec<String>,
     },
     /// No model at all.
     #[error("detect.models is empty: name at least one model card")]
@@ -106,6 +119,19 @@ impl Models {
                 });
             }
         }
+        for model in &models {
+            let Some(heads) = &model.card.heads else {
+                continue;
+            };
+            let found =
+                |c: &ClassInfo| heads.of.contains(&c.label) && models[c.model].card.heads.is_none();
+            if !classes.iter().any(found) {
+                return Err(ModelsError::NoHeads {
+                    model: model.card.name.clone(),
+                    of: heads.of.clone(),
+                });
+            }
+        }
         let this = Self {
             runtime,
             loaded: models.into(),
@@ -143,41 +169,164 @@ impl Models {
     /// # Errors
     /// [`OnnxError`] names the model.
     pub fn detector(&self) -> Result<Detector, OnnxError> {
-        let mut stages = Vec::new();
+        let (mut stages, mut heads) = (Vec::new(), Vec::new());
         let mut first_class = 0;
         for model in self.loaded.iter() {
-            let preprocessor = Preprocessor::new(model.card.input.clone());
-            let tensor = vec![0.0; preprocessor.tensor_len()];
-            let network = Network::load(&self.runtime, model)?;
-            stages.push(Stage {
-                model: model.clone(),
-                network,
-                preprocessor,
-                tensor,
-                first_class,
-            });
-            first_class += model.card.classes.len();
+            let card = &model.card;
+            let runner = Runner {
+                network: Network::load(&self.runtime, model)?,
+                preprocessor: Preprocessor::new(card.input.clone(), card.step()),
+                tensor: Vec::new(),
+            };
+            match (card.output.decoder, &card.heads) {
+                (Decoder::Heads, Some(of)) => heads.push(HeadStage {
+                    runner,
+                    card: of.clone(),
+                    looks_at: self
+                        .classes
+                        .iter()
+                        .map(|c| of.of.contains(&c.label))
+                        .collect(),
+                    labels: HeadLabel::ALL.map(|l| self.class(l.as_str())),
+                    low: card.thresholds.low,
+                }),
+                _ => stages.push(Stage {
+                    runner,
+                    card: card.clone(),
+                    first_class,
+                }),
+            }
+            first_class += card.classes.len();
         }
         Ok(Detector {
             stages,
+            heads,
             classes: self.classes.clone(),
         })
     }
 }
 
+/// A network with what feeds it.
 #[derive(Debug)]
-struct Stage {
-    model: LoadedModel,
+struct Runner {
     network: Network,
     preprocessor: Preprocessor,
     tensor: Vec<f32>,
+}
+
+#[derive(Debug)]
+struct Stage {
+    runner: Runner,
+    card: Card,
     first_class: usize,
 }
+
+impl Stage {
+    fn detect(
+        &mut self,
+        frame: &Frame,
+        classes: &[ClassInfo],
+        items: &mut Vec<Detection>,
+    ) -> Result<(), OnnxError> {
+        let Runner {
+            network,
+            preprocessor,
+            tensor,
+        } = &mut self.runner;
+        let letterbox = preprocessor.fill(frame, tensor);
+        let card = &self.card;
+        let decode = |out: &[f32]| decode_yolox(card, &letterbox, out);
+        let raw = network.run(tensor, letterbox.tensor, decode)?;
+        let group = |class: usize| classes[self.first_class + class].group;
+        let kept = suppress(raw, card.thresholds.nms_iou, group);
+        items.extend(
+            kept.into_iter()
+                .map(|RawBox { class, score, rect }| Detection {
+                    class: ClassId((self.first_class + class) as u16),
+                    score,
+                    rect,
+                    head: None,
+                }),
+        );
+        Ok(())
+    }
+}
+
+/// The second stage: looks at the heads that the first has found, each on its own pixels.
+#[derive(Debug)]
+struct HeadStage {
+    runner: Runner,
+    card: HeadsCard,
+    /// By class id: whether its boxes are faces.
+    looks_at: Vec<bool>,
+    /// Class ids of [`HeadLabel::ALL`], as far as the card gives them.
+    labels: [Option<ClassId>; 5],
+    low: f32,
+}
+
+impl HeadStage {
+    fn classify(&mut self, frame: &Frame, crop: CropPx) -> Result<Option<HeadState>, OnnxError> {
+        let Runner {
+            network,
+            preprocessor,
+            tensor,
+        } = &mut self.runner;
+        let size = preprocessor.fill_crop(frame, crop, tensor);
+        network.run(tensor, size, HeadState::read)
+    }
+
+    /// Adds to `items` what is seen on the heads among them. A label's score is its probability
+    /// times the score of the head: of a head that may be none, nothing is certain.
+    fn look(&mut self, frame: &Frame, items: &mut Vec<Detection>) -> Result<(), OnnxError> {
+        let mut heads: Vec<usize> = (0..items.len())
+            .filter(|&i| {
+                let item = &items[i];
+                self.looks_at[usize::from(item.class.0)] && item.score >= self.card.min_score
+            })
+            .collect();
+        heads.sort_by(|&a, &b| items[b].score.total_cmp(&items[a].score));
+        heads.truncate(MAX_HEADS);
+        for i in heads {
+            let face = items[i];
+            let crop = head_of_face(&face.rect, frame.size, &self.card);
+            let Some(state) = self.classify(frame, crop)? else {
+                continue;
+            };
+            items[i].head = Some(state);
+            let (cover, p) = state.likeliest_cover();
+            for (label, p) in [(cover, p), (HeadLabel::Smoking, state.smoking)] {
+                let score = p * face.score;
+                if let Some(class) = self.labels[label as usize]
+                    && score >= self.low
+                {
+                    items.push(Detection {
+                        class,
+                        score,
+                        rect: head_rect(&face.rect),
+                        head: None,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Hair and hat above a face: 0.6 of its height.
+fn head_rect(face: &NormRect) -> NormRect {
+    let height = face.y1 - face.y0;
+    NormRect::clipped(face.x0, face.y0 - 0.6 * height, face.x1, face.y1)
+}
+
+/// Heads looked at in one picture, the likeliest: a queue at the counter must not starve the other
+/// cameras.
+pub const MAX_HEADS: usize = 24;
 
 /// Runs all models of a site on frames, on the calling thread.
 #[derive(Debug)]
 pub struct Detector {
     stages: Vec<Stage>,
+    heads: Vec<HeadStage>,
     classes: Arc<[ClassInfo]>,
 }
 
@@ -189,21 +338,10 @@ impl Detector {
     pub fn detect(&mut self, frame: &Frame, clock: &dyn Clock) -> Result<Detections, OnnxError> {
         let mut items = Vec::new();
         for stage in &mut self.stages {
-            let letterbox = stage.preprocessor.fill(frame, &mut stage.tensor);
-            let card = &stage.model.card;
-            let raw = stage
-                .network
-                .run(&stage.tensor, |out| decode_yolox(card, &letterbox, out))?;
-            let group = |class: usize| self.classes[stage.first_class + class].group;
-            let kept = suppress(raw, card.thresholds.nms_iou, group);
-            items.extend(
-                kept.into_iter()
-                    .map(|RawBox { class, score, rect }| Detection {
-                        class: ClassId((stage.first_class + class) as u16),
-                        score,
-                        rect,
-                    }),
-            );
+            stage.detect(frame, &self.classes, &mut items)?;
+        }
+        for stage in &mut self.heads {
+            stage.look(frame, &mut items)?;
         }
         items.sort_by(|a, b| b.score.total_cmp(&a.score));
         let (camera, stamp) = (frame.camera, frame.stamp);
@@ -213,5 +351,26 @@ impl Detector {
             items,
             inferred: clock.mono(),
         })
+    }
+
+    /// Whether a classifier of heads is among the models.
+    pub fn classifies_heads(&self) -> bool {
+        !self.heads.is_empty()
+    }
+
+    /// What the classifier says about a head that somebody else has found: `head` holds hair or hat
+    /// and reaches to the collar. `None` without a classifier.
+    ///
+    /// # Errors
+    /// [`OnnxError::Inference`].
+    pub fn classify_head(
+        &mut self,
+        frame: &Frame,
+        head: &NormRect,
+    ) -> Result<Option<HeadState>, OnnxError> {
+        match self.heads.first_mut() {
+            Some(stage) => stage.classify(frame, pixels(head, frame.size)),
+            None => Ok(None),
+        }
     }
 }

@@ -8,19 +8,21 @@ mod card;
 mod config;
 mod detections;
 mod detector;
+mod heads;
 mod onnx;
 mod postprocess;
 mod preprocess;
 mod worker;
 
 pub use card::{
-    Card, CardError, Channels, ClassCard, Decoder, InputCard, LoadedModel, OutputCard,
-    ThresholdsCard,
+    Card, CardError, Channels, ClassCard, Decoder, Fit, HeadsCard, InputCard, LoadedModel,
+    OutputCard, ThresholdsCard,
 };
 pub use config::DetectConfig;
 pub use detections::{Detection, Detections};
 pub use detector::{ClassInfo, Detector, Models, ModelsError};
+pub use heads::{COVERS, CoverScores, FACES, FaceScores, HeadLabel, HeadState};
 pub use onnx::{Network, OnnxError, Runtime};
 pub use postprocess::{RawBox, decode_yolox, suppress};
-pub use preprocess::{Letterbox, Preprocessor};
+pub use preprocess::{CropPx, Letterbox, Preprocessor, tensor_size};
 pub use worker::{Analysed, DetectWorker, ERROR_LIMIT};

@@ -11,7 +11,8 @@ use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::TensorRef;
 
-use super::card::LoadedModel;
+use super::card::{Card, Fit, LoadedModel};
+use crate::base::geometry::SizePx;
 
 /// Why the runtime or a network could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -149,14 +150,12 @@ impl Runtime {
 /// One network, ready to run on one thread.
 pub struct Network {
     session: Session,
-    model: String,
-    shape: [i64; 4],
-    output_len: usize,
+    card: Card,
 }
 
 impl std::fmt::Debug for Network {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Network").field(&self.model).finish()
+        f.debug_tuple("Network").field(&self.card.name).finish()
     }
 }
 
@@ -184,55 +183,75 @@ impl Network {
             .map_err(|e| bad(e.to_string()))?
             .commit_from_memory(&model.network)
             .map_err(|e| bad(e.to_string()))?;
-        let input = &model.card.input;
-        let shape = [1, 3, i64::from(input.height_px), i64::from(input.width_px)];
-        let found = session
+        let card = &model.card;
+        let (width, height) = (
+            i64::from(card.input.width_px),
+            i64::from(card.input.height_px),
+        );
+        // An axis of any length is -1.
+        let fits = |found: i64, side: i64| match card.input.fit {
+            Fit::Card => found == side,
+            Fit::Frame => found == -1,
+        };
+        let shape = session
             .inputs()
             .first()
             .and_then(|i| i.dtype().tensor_shape().cloned());
-        if session.inputs().len() != 1 || found.as_ref().is_some_and(|f| **f != shape) {
+        let shape: Option<Vec<i64>> = shape.map(|s| s.to_vec());
+        let good = match shape.as_deref() {
+            None => true,
+            Some(&[1, 3, h, w]) => fits(h, height) && fits(w, width),
+            Some(_) => false,
+        };
+        if session.inputs().len() != 1 || !good {
+            let sides = match card.input.fit {
+                Fit::Card => format!("[1, 3, {height}, {width}]"),
+                Fit::Frame => "[1, 3, -1, -1] (input.fit = \"frame\")".to_owned(),
+            };
             return Err(OnnxError::ShapeMismatch {
                 model: name,
                 what: "input",
                 found: format!("{:?}", session.inputs()),
-                expected: format!("one tensor {shape:?}"),
+                expected: format!("one tensor {sides}"),
             });
         }
-        let output_len = model.card.cells() * (5 + model.card.classes.len());
+        let size = card.tensor();
         let mut network = Self {
             session,
-            model: name,
-            shape,
-            output_len,
+            card: card.clone(),
         };
-        let grey = vec![114.0; 3 * input.width_px as usize * input.height_px as usize];
-        network.run(&grey, |_| ())?;
+        let grey = vec![114.0; 3 * (width * height) as usize];
+        network.run(&grey, size, |_| ())?;
         Ok(network)
     }
 
-    /// Runs the network on `tensor` and hands its output to `read`.
+    /// Runs the network on `tensor`, a picture of `size`, and hands its output to `read`.
     ///
     /// # Errors
     /// [`OnnxError::Inference`], or [`OnnxError::ShapeMismatch`] if the output has another size
-    /// than the card's classes and strides make.
+    /// than the card makes of such a picture.
     pub fn run<T>(
         &mut self,
         tensor: &[f32],
+        size: SizePx,
         read: impl FnOnce(&[f32]) -> T,
     ) -> Result<T, OnnxError> {
+        let card = &self.card;
         let failed = |e: ort::Error| OnnxError::Inference {
-            model: self.model.clone(),
+            model: card.name.clone(),
             why: e.to_string(),
         };
-        let input = TensorRef::from_array_view((self.shape, tensor)).map_err(failed)?;
+        let shape = [1, 3, i64::from(size.height_px), i64::from(size.width_px)];
+        let input = TensorRef::from_array_view((shape, tensor)).map_err(failed)?;
         let outputs = self.session.run(ort::inputs![input]).map_err(failed)?;
         let (shape, output) = outputs[0].try_extract_tensor::<f32>().map_err(failed)?;
-        if output.len() != self.output_len {
+        let expected = card.output_len(size);
+        if output.len() != expected {
             return Err(OnnxError::ShapeMismatch {
-                model: self.model.clone(),
+                model: card.name.clone(),
                 what: "output",
                 found: format!("{shape:?}"),
-                expected: format!("{} values (cells x (5 + classes))", self.output_len),
+                expected: format!("{expected} values for its decoder and classes"),
             });
         }
         Ok(read(output))

@@ -14,14 +14,15 @@ pub struct RawBox {
     pub rect: NormRect,
 }
 
-/// Decodes a YOLOX output (see [`super::card::Decoder::Yolox`]) of `card.cells()` rows. Boxes below
+/// Decodes a YOLOX output (see [`super::card::Decoder::Yolox`]) over `letterbox.tensor`. Boxes below
 /// the card's low threshold, not finite, or empty after clipping are left out.
 pub fn decode_yolox(card: &Card, letterbox: &Letterbox, output: &[f32]) -> Vec<RawBox> {
     let columns = 5 + card.classes.len();
     let mut rows = output.chunks_exact(columns);
     let mut found = Vec::new();
     for &stride in &card.output.strides {
-        let (gw, gh) = (card.input.width_px / stride, card.input.height_px / stride);
+        let tensor = letterbox.tensor;
+        let (gw, gh) = (tensor.width_px / stride, tensor.height_px / stride);
         let stride = stride as f32;
         for gy in 0..gh {
             for gx in 0..gw {
@@ -87,17 +88,19 @@ mod tests {
     }
 
     fn letterbox() -> Letterbox {
+        let tensor = SizePx {
+            width_px: 64,
+            height_px: 32,
+        };
         Letterbox {
-            scaled: SizePx {
-                width_px: 64,
-                height_px: 32,
-            },
+            scaled: tensor,
+            tensor,
         }
     }
 
     #[test]
     fn a_cell_decodes_to_the_box_it_describes() {
-        let mut out = vec![0.0; card().cells() * 7];
+        let mut out = vec![0.0; card().cells(letterbox().tensor) * 7];
         // Second grid (stride 16, 4 x 2 cells), cell (2, 1): centre at (2.5, 1.5) cells, 16 x 8 px.
         let row = (8 * 4 + 4 + 2) * 7;
         out[row..row + 7].copy_from_slice(&[0.5, 0.5, 0.0, 0.5f32.ln(), 0.9, 0.2, 0.8]);

@@ -27,6 +27,7 @@ fn at(class: u16, score: f32, x: f32, y: f32, w: f32, h: f32) -> Detection {
         class: ClassId(class),
         score,
         rect: NormRect::clipped(x - w / 2.0, y - h / 2.0, x + w / 2.0, y + h / 2.0),
+        head: None,
     }
 }
 
@@ -398,6 +399,7 @@ fn any_detection() -> impl Strategy<Value = Detection> {
         class: ClassId(class),
         score,
         rect: NormRect { x0, y0, x1, y1 },
+        head: None,
     })
 }
 

@@ -206,6 +206,7 @@ impl Tracker {
                 class: d.class,
                 score: d.score.clamp(0.0, 1.0),
                 rect: NormRect::clipped(d.rect.x0, d.rect.y0, d.rect.x1, d.rect.y1),
+                head: None,
             })
             .filter(|d| d.rect.area() > 0.0)
             .collect();

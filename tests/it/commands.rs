@@ -418,3 +418,56 @@ fn detect_names_what_is_not_a_picture_and_looks_at_the_others() {
     assert_eq!(code, 78, "{err}");
     assert!(err.contains("no-such-card.toml"), "{err}");
 }
+
+#[test]
+fn a_replay_of_the_same_clip_gives_the_same_findings_ids_included() {
+    let clip = demo_clip("kitchen.mp4").display().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let truth = dir.path().join("truth.jsonl");
+    std::fs::write(
+        &truth,
+        r#"{"clip": "kitchen.mp4", "events": [{"code": "face-bare", "start_s": 0.0, "end_s": 60.0}]}"#,
+    )
+    .unwrap();
+    let truth = truth.display().to_string();
+    let replay = || run(&["replay", "--json", "--truth", &truth, &clip]);
+    let (code, first, err) = replay();
+    assert_eq!(code, 0, "{first}{err}");
+    assert_eq!(first, replay().1);
+    let lines: Vec<serde_json::Value> = first
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert_eq!(lines[0]["clip"], "kitchen.mp4");
+    let finding = lines.iter().find(|l| l["code"] == "ppe.mask.missing");
+    let finding = finding.expect("a finding");
+    assert_eq!(finding["label"], "face-bare");
+    assert!(finding["opened_s"].as_f64() > finding["first_seen_s"].as_f64());
+    assert!(
+        lines
+            .iter()
+            .any(|l| l["outcome"] == "found" && l["delay_s"].as_f64() < Some(30.0)),
+        "{first}"
+    );
+}
+
+#[test]
+fn a_replay_by_a_sites_config_uses_its_rules_and_names_what_cannot_be_replayed() {
+    let site = site();
+    let config = site.config().display().to_string();
+    let clip = demo_clip("kitchen-h265.mp4").display().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let broken = dir.path().join("broken.mp4");
+    std::fs::write(&broken, b"no clip").unwrap();
+    let broken = broken.display().to_string();
+    let (code, out, err) = run(&["replay", "--config", &config, &broken, &clip]);
+    assert_eq!(code, 65, "{out}{err}");
+    assert!(
+        out.contains("broken.mp4: ") && out.contains("not a video file"),
+        "{out}"
+    );
+    assert!(out.contains("ppe.mask.missing"), "{out}");
+    let (code, _, err) = run(&["replay", "--config", &config, "--camera", "wok-9", &clip]);
+    assert_eq!(code, 64);
+    assert!(err.contains("wok-9") && err.contains("wok-1"), "{err}");
+}

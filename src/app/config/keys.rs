@@ -452,7 +452,9 @@ pub const KEYS: &[Key] = &[
         "labels",
         "list of labels, at least one",
         "[\"face-bare\"]",
-        Required,
+        Words(
+            "by code: `ppe.mask.missing` face-bare and face-chin, `ppe.hat.missing` head-bare, `act.smoking` smoking, `pest.rodent` rat; other codes need it",
+        ),
         "Labels of the models that count as the violation. `mingchu check` lists what the models know.",
     ),
     key(
@@ -484,7 +486,7 @@ pub const KEYS: &[Key] = &[
         "samples",
         "whole number, 1 to 100",
         "5",
-        Value("5"),
+        Words("by code: `pest.rodent` 3, others 5"),
         "Pictures in the median's window.",
     ),
     key(
@@ -492,7 +494,7 @@ pub const KEYS: &[Key] = &[
         "dwell_ms",
         "whole number, 0 to 3600000",
         "3000",
-        Value("3000"),
+        Words("by code: `pest.rodent` 400, `act.smoking` 2000, others 3000"),
         "How long the violation must last before a finding opens, milliseconds.",
     ),
     key(

@@ -4,6 +4,7 @@
 //! Each stage's config struct lives in its stage; this module composes them. `keys` is the
 //! catalogue that the reference in `config/README.md` is printed from; a test holds catalogue,
 //! reader, example and reference together.
+mod codes;
 mod keys;
 mod parse;
 mod problem;
@@ -23,6 +24,7 @@ use crate::rules::RuleConfig;
 use crate::track::TrackConfig;
 use crate::uplink::{SiteIdentity, UplinkConfig};
 
+pub use codes::{CODES, CodeDefaults, defaults_of};
 pub use keys::reference;
 pub use parse::{
     BrokerAddress, Parsed, SourceUrl, broker_address, load, parse, read_file, source_url,

@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use url::Url;
 
+use super::codes::{CODES, CodeDefaults, defaults_of, urgency_of};
 use super::keys::SECTIONS;
 use super::problem::{Problem, Problems};
 use super::section::{Located, Reading, Section, did_you_mean};
@@ -589,17 +590,6 @@ pub fn source_url(text: &str) -> Result<SourceUrl, (String, &'static str)> {
     }
 }
 
-fn default_class(code: &Name) -> Urgency {
-    let code = code.as_str();
-    if code == "pest.rodent" || code.starts_with("fire.") {
-        Urgency::Immediate
-    } else if code.starts_with("env.") {
-        Urgency::Routine
-    } else {
-        Urgency::TimeLimited
-    }
-}
-
 fn read_rules(
     reading: &Reading<'_>,
     tables: &[(usize, &DeTable<'_>)],
@@ -635,7 +625,8 @@ fn read_rule(
     let watched = section
         .texts("cameras")
         .map(|names| cameras_named(&section, &names, cameras));
-    let labels = section.texts("labels");
+    let defaults = code.as_ref().and_then(|c| defaults_of(c.as_str()));
+    let labels = labels_of(&section, code.as_ref(), defaults);
     all_labels.extend(labels.iter().flatten().cloned());
     let zone_name = section.name("zone_name");
     let zone = section
@@ -670,18 +661,48 @@ fn read_rule(
         config: RuleConfig {
             id: id?,
             version: version.unwrap_or(1) as u32,
-            urgency: class.unwrap_or_else(|| default_class(&code)),
+            urgency: class.unwrap_or_else(|| urgency_of(code.as_str())),
             code,
             cameras: watched.unwrap_or_else(all),
             classes: Vec::new(),
             zone,
             threshold: threshold.unwrap_or(0.0),
-            samples: samples.unwrap_or(5) as usize,
-            dwell_ms: dwell_ms.unwrap_or(3000),
+            samples: samples.map_or_else(|| defaults.map_or(5, |d| d.samples), |s| s as usize),
+            dwell_ms: dwell_ms.unwrap_or_else(|| defaults.map_or(3000, |d| d.dwell_ms)),
             clear_ms: clear_ms.unwrap_or(20_000),
             update_ms: update_ms.unwrap_or(60_000),
         },
     })
+}
+
+/// As written, else what the code means.
+fn labels_of(
+    section: &Section<'_, '_>,
+    code: Option<&Name>,
+    defaults: Option<&CodeDefaults>,
+) -> Option<Vec<Located<String>>> {
+    if section.has("labels") || code.is_none() {
+        return section.texts("labels");
+    }
+    section.mark_known("labels");
+    let Some(defaults) = defaults else {
+        let known: Vec<&str> = CODES.iter().map(|c| c.code).collect();
+        section.wrong(
+            "labels",
+            "is missing",
+            format!(
+                "add `labels = [\"…\"]`, labels of the models; only {} mean some by themselves",
+                known.join(", ")
+            ),
+        );
+        return None;
+    };
+    let place = section.place("code");
+    let labels = defaults.labels.iter().map(|label| Located {
+        value: (*label).to_owned(),
+        place: place.clone(),
+    });
+    Some(labels.collect())
 }
 
 fn cameras_named(

@@ -175,6 +175,16 @@ impl<'r, 'a> Section<'r, 'a> {
             .map(|(k, v)| (k.span().start, v))
     }
 
+    /// Where the value of a key stands, for what is said of it later.
+    pub fn place(&self, name: &str) -> Place {
+        self.reading.place(self.offset(name), self.key_path(name))
+    }
+
+    /// Counts the key as one that this table may hold, without reading it.
+    pub fn mark_known(&self, name: &'static str) {
+        self.key(name);
+    }
+
     /// Whether the key is written, whatever its value.
     pub fn has(&self, name: &str) -> bool {
         self.entry(name).is_some()
