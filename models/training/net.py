@@ -1,8 +1,8 @@
 """YOLOX-nano written out as a plain PyTorch module.
 
 The start weights come from an ONNX file in which batch normalisation is already
-folded into the convolutions, so every block here is convolution + bias + SiLU and
-there is nothing left to fold at export.
+folded into the convolutions.  `add_norms` puts it back for training (without it the
+rat class learnt about three times slower) and `fold_norms` takes it out for export.
 
 The modules are declared in the order in which they run.  The ONNX file lists its
 convolutions in the same order, which is all the weight loader relies on (together
@@ -16,18 +16,18 @@ from torch import nn
 import torch.nn.functional as F
 
 STRIDES = (8, 16, 32)
-CLASSES = ("face-bare", "face-masked", "face-chin")
 
 
 class Conv(nn.Module):
-    """Convolution with bias, same padding, SiLU."""
+    """Convolution with bias, same padding, normalisation while training, SiLU."""
 
     def __init__(self, cin, cout, k=1, stride=1, groups=1):
         super().__init__()
         self.conv = nn.Conv2d(cin, cout, k, stride, k // 2, groups=groups)
+        self.norm = nn.Identity()
 
     def forward(self, x):
-        return F.silu(self.conv(x))
+        return F.silu(self.norm(self.conv(x)))
 
 
 class Separable(nn.Module):
@@ -111,7 +111,7 @@ def space_to_depth(x):
 class YoloxNano(nn.Module):
     """Returns [N, A, 5 + classes]: raw cx, cy, w, h, then object and class logits."""
 
-    def __init__(self, classes=len(CLASSES)):
+    def __init__(self, classes):
         super().__init__()
         self.stem = Conv(12, 16, 3)
         self.down2 = Separable(16, 32, 2)
@@ -164,8 +164,12 @@ class ForExport(nn.Module):
         return torch.cat((y[..., :4], y[..., 4:].sigmoid()), 2)
 
 
-def load_coco(net, onnx_path, fresh_scores=True):
-    """Copy the folded COCO weights; score layers start fresh unless told otherwise."""
+def load_coco(net, onnx_path, kept):
+    """Copy the folded COCO weights.
+
+    `kept` maps a class of ours to the COCO class whose scores it starts from; the others start fresh, and
+    object scores stay COCO's.
+    """
     import onnx
     from onnx import numpy_helper
 
@@ -175,16 +179,58 @@ def load_coco(net, onnx_path, fresh_scores=True):
     target = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
     if len(source) != len(target):
         raise ValueError(f"{len(source)} convolutions in the file, {len(target)} here")
-    fresh = {id(layer) for h in net.heads for layer in (h.cls, h.obj)} if fresh_scores else set()
+    scores = {id(h.cls) for h in net.heads}
     for node, layer in zip(source, target):
-        if id(layer) in fresh:
-            reset_score(layer)
-            continue
         weight, bias = (torch.from_numpy(tensors[n].copy()) for n in node.input[1:3])
+        if id(layer) in scores:
+            reset_score(layer)
+            for ours, theirs in kept.items():
+                layer.weight.data[ours], layer.bias.data[ours] = weight[theirs], bias[theirs]
+            continue
         if weight.shape != layer.weight.shape:
             raise ValueError(f"{node.name}: {tuple(weight.shape)} for {tuple(layer.weight.shape)}")
         layer.weight.data.copy_(weight)
         layer.bias.data.copy_(bias)
+
+
+def add_norms(net, images=None):
+    """Batch normalisation behind every convolution, set so that the network answers as before.
+
+    `images` [N, 3, H, W] are pictures as the network sees them: their statistics are what is undone.
+    Without them the norms start blank, to be loaded.
+    """
+    blocks = [m for m in net.modules() if isinstance(m, Conv)]
+    for block in blocks:
+        width = block.conv.out_channels
+        block.norm = nn.BatchNorm2d(width, eps=1e-3, momentum=0.03)
+
+    def fit(norm, inputs):
+        x = inputs[0]
+        var, mean = torch.var_mean(x, (0, 2, 3), unbiased=False)
+        norm.running_mean.copy_(mean), norm.running_var.copy_(var)
+        norm.weight.data.copy_((var + norm.eps).sqrt()), norm.bias.data.copy_(mean)
+
+    if images is not None:
+        hooks = [b.norm.register_forward_pre_hook(fit) for b in blocks]
+        net.eval()
+        with torch.no_grad():
+            net(images)
+        for hook in hooks:
+            hook.remove()
+    return net
+
+
+def fold_norms(net):
+    """The same network for inference: normalisation folded into the convolutions."""
+    for block in (m for m in net.modules() if isinstance(m, Conv)):
+        norm = block.norm
+        if isinstance(norm, nn.Identity):
+            continue
+        gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+        block.conv.weight.data.mul_(gain[:, None, None, None])
+        block.conv.bias.data.copy_((block.conv.bias - norm.running_mean) * gain + norm.bias)
+        block.norm = nn.Identity()
+    return net
 
 
 def reset_score(layer, prior=0.01):

@@ -177,7 +177,7 @@ pub struct Card {
     /// Where to cut.
     pub thresholds: ThresholdsCard,
     /// What it tells apart: of a detector in output order, of a classifier the labels it adds
-    /// ([`super::HeadState::label`]), any of them.
+    /// ([`super::HeadLabel`]), any of them.
     pub classes: Vec<ClassCard>,
     /// For a classifier of heads.
     #[serde(default)]

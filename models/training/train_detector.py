@@ -1,0 +1,162 @@
+"""Train the detector.
+
+    python train_detector.py --data DIR --answers answers.jsonl --start yolox_nano_coco.onnx --out RUN
+
+Seeded; run again with the same arguments to go on from the last checkpoint.  Uses a GPU where there is one.
+The first epochs run on a smaller canvas, the last at the shipped size and with calmer pictures.  Writes
+`last.pt`, `best.pt` (an average over steps; the epoch that did best on the held-out slice) and `log.jsonl`.
+"""
+
+import argparse
+import copy
+import json
+import math
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import augment
+import measure
+import sets
+from loss import loss_of
+from net import YoloxNano, add_norms, fold_norms, grid, load_coco
+
+COCO = {"person": 0, "cat": 15, "dog": 16, "phone": 67}
+
+
+class Canvases(torch.utils.data.Dataset):
+    """Augmented canvases of one epoch; item i depends only on seed, epoch and i."""
+
+    def __init__(self, pictures, animals, size, seed, epoch, calm):
+        self.given, self.key = (pictures, animals, size), (seed, epoch)
+        self.calm = calm
+        self.order = augment.epoch_order(pictures, np.random.default_rng(self.key))
+
+    def __len__(self):
+        return len(self.order)
+
+    def __getitem__(self, i):
+        image, rows = augment.Augment(*self.given, (*self.key, i), self.calm).sample(int(self.order[i]))
+        return torch.from_numpy(image), torch.from_numpy(rows.astype(np.float32))
+
+
+def join(batch):
+    return torch.stack([b[0] for b in batch]), [b[1] for b in batch]
+
+
+def rate(step, total, peak, warm):
+    """Linear warm-up, then a cosine down to a fiftieth."""
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm))))
+
+
+@torch.no_grad()
+def held_out_score(net, pictures):
+    """AP50 per class on the held-out slice as it is and shrunk to 0.45, and the mean over both."""
+    net = fold_norms(copy.deepcopy(net).cpu()).eval()
+
+    def predict(x):
+        y = net(torch.from_numpy(x).contiguous(memory_format=torch.channels_last))[0]
+        return torch.cat((y[:, :4], y[:, 4:].sigmoid()), 1).numpy()
+
+    out = {}
+    for shrink in (1.0, 0.45):
+        results = [(measure.see(predict, p.image, 0.02, shrink), p) for p in pictures]
+        scores = [measure.average_precision(*measure.curve(results, c)) for c in range(len(sets.CLASSES))]
+        out[f"x{shrink:g}"] = {n: round(v, 3) for n, v in zip(sets.CLASSES, scores) if v is not None}
+    judged = [v for part in out.values() for n, v in part.items() if n not in ("head", "phone")]
+    return out, float(np.mean(judged))
+
+
+def save(path, state):
+    """Whole file or none."""
+    torch.save(state, path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--data", required=True)
+    ap.add_argument("--answers", required=True, help="what teach.py wrote")
+    ap.add_argument("--start", required=True, help="YOLOX-nano COCO weights as ONNX")
+    ap.add_argument("--out", required=True)
+    ap.add_argument("--epochs", type=int, default=34)
+    ap.add_argument("--calm", type=int, default=8, help="last epochs: shipped size, calmer pictures")
+    ap.add_argument("--size", type=int, default=320, help="side of the canvas before that")
+    ap.add_argument("--batch", type=int, default=16)
+    ap.add_argument("--rate", type=float, default=2e-3)
+    ap.add_argument("--seed", type=int, default=7)
+    ap.add_argument("--every", type=int, default=4, help="epochs between looks at the held-out slice")
+    ap.add_argument("--bf16", action="store_true", help="half-width arithmetic where the processor has it")
+    a = ap.parse_args()
+    out = Path(a.out)
+    out.mkdir(parents=True, exist_ok=True)
+    random.seed(a.seed), np.random.seed(a.seed), torch.manual_seed(a.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    pictures, slice_, _ = sets.parts(a.data, a.answers)
+    animals = augment.cutouts(pictures)
+    print(f"{len(pictures)} to train on, {len(slice_)} held out, {len(animals)} animals cut out", flush=True)
+    net = YoloxNano(len(sets.CLASSES))
+    load_coco(net, a.start, {sets.INDEX[n]: c for n, c in COCO.items()})
+    some = Canvases(pictures, animals, a.size, a.seed, -1 % 1000, False)
+    add_norms(net, torch.stack([some[i][0] for i in range(32)]).permute(0, 3, 1, 2).float())
+    net = net.to(device, memory_format=torch.channels_last)
+    smooth = copy.deepcopy(net)
+    groups = [[p for p in net.parameters() if p.ndim > 1], [p for p in net.parameters() if p.ndim == 1]]
+    opt = torch.optim.AdamW([{"params": groups[0], "weight_decay": 0.02}, {"params": groups[1], "weight_decay": 0.0}], lr=a.rate)
+    first, step, best = 0, 0, -1.0
+    if (out / "last.pt").exists():
+        s = torch.load(out / "last.pt", weights_only=True, map_location=device)
+        net.load_state_dict(s["net"]), smooth.load_state_dict(s["smooth"]), opt.load_state_dict(s["opt"])
+        first, step, best = s["epoch"] + 1, s["step"], s["best"]
+
+    per_epoch = len(some) // a.batch
+    total = per_epoch * a.epochs
+    for epoch in range(first, a.epochs):
+        start, sums = time.time(), np.zeros(3)
+        calm = epoch >= a.epochs - a.calm
+        size = 416 if calm else a.size
+        points, strides = grid(size, size, device)
+        loader = torch.utils.data.DataLoader(Canvases(pictures, animals, size, a.seed, epoch, calm), a.batch,
+                                             num_workers=1, collate_fn=join, drop_last=True, prefetch_factor=4)
+        net.train()
+        for images, rows in loader:
+            for g in opt.param_groups:
+                g["lr"] = rate(step, total, a.rate, min(400, total // 10))
+            x = images.to(device).permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16, enabled=a.bf16):
+                y = net(x)
+            loss, seen = loss_of(y.float().cpu() if device.type == "cuda" else y.float(), rows, points.cpu(), strides.cpu())
+            opt.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 10.0)
+            opt.step()
+            step += 1
+            keep = min(0.9985, (1 + step) / (10 + step))
+            with torch.no_grad():
+                for p, q in zip(smooth.parameters(), net.parameters()):
+                    p.lerp_(q, 1 - keep)
+                for p, q in zip(smooth.buffers(), net.buffers()):
+                    p.copy_(q) if p.dtype == torch.long else p.lerp_(q, 1 - keep)
+            sums += seen
+        line = {"epoch": epoch, "seconds": round(time.time() - start, 1), "box_obj_cls": [round(v, 3) for v in sums / per_epoch]}
+        if (epoch + 1) % a.every == 0 or epoch + 1 == a.epochs:
+            scores, mean = held_out_score(smooth, slice_)
+            line |= {"held_out_ap50": scores, "mean": round(mean, 4)}
+            if mean > best:
+                best = mean
+                save(out / "best.pt", {"net": smooth.state_dict(), "epoch": epoch, "mean": mean, "seed": a.seed})
+        save(out / "last.pt", {"net": net.state_dict(), "smooth": smooth.state_dict(), "opt": opt.state_dict(),
+                               "epoch": epoch, "step": step, "best": best})
+        with open(out / "log.jsonl", "a") as f:
+            f.write(json.dumps(line) + "\n")
+        print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
