@@ -67,6 +67,7 @@ pub fn empty_frame(size: SizePx) -> Frame {
         full_range: false,
         matrix: YuvMatrix::default(),
         pixels: Vec::new(),
+        moving: Vec::new(),
         decoded: MonoMicros(0),
     }
 }

@@ -157,9 +157,14 @@ struct DetectArgs {
     /// Least score that is shown: 0.01 with --json, for measuring; otherwise 0.3.
     #[arg(long, value_name = "0..1")]
     min_score: Option<f32>,
-    /// Write copies with boxes, of what reaches its threshold, into this folder.
+    /// Folder for copies of the pictures with boxes and names of what reaches its threshold; without
+    /// it `detected` in the current folder, or, with --json, none.
     #[arg(long, value_name = "FOLDER")]
     annotate: Option<PathBuf>,
+    /// Look at large pictures in pieces of full resolution too, as the daemon does where something
+    /// moves: finds small things, takes longer.
+    #[arg(long)]
+    tiles: bool,
     /// Classify this head (hair or hat, down to the collar; corners as fractions of the picture)
     /// and look for nothing else.
     #[arg(long, value_name = "X1,Y1,X2,Y2", value_parser = head_box, allow_hyphen_values = true)]
@@ -250,7 +255,11 @@ impl DetectArgs {
             lists: self.list.clone(),
             models: cards.into_iter().cloned().collect(),
             min_score: self.min_score.unwrap_or(if self.json { 0.01 } else { 0.3 }),
-            annotate: self.annotate.clone(),
+            annotate: match (&self.annotate, self.json) {
+                (None, false) => Some(PathBuf::from("detected")),
+                (folder, _) => folder.clone(),
+            },
+            tiles: self.tiles,
             head_box: self.head_box,
             json: self.json,
         }

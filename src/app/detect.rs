@@ -17,7 +17,7 @@ use crate::base::time::SystemClock;
 use crate::decode::{Frame, read_picture};
 use crate::detect::{
     COVERS, ClassInfo, CoverScores, Detection, Detector, FACES, FaceScores, HeadState, LoadedModel,
-    Models, Runtime,
+    Models, Runtime, tiles,
 };
 use crate::evidence::encode_jpeg;
 
@@ -39,6 +39,8 @@ pub struct DetectOptions {
     pub min_score: f32,
     /// Folder for annotated copies, if they are wanted.
     pub annotate: Option<PathBuf>,
+    /// Look at native-resolution pieces of the whole picture too.
+    pub tiles: bool,
     /// A head to classify, instead of looking for objects: corners as fractions of the picture.
     pub head_box: Option<[f32; 4]>,
     /// JSON lines.
@@ -125,6 +127,9 @@ fn load_models(options: &DetectOptions) -> Result<Models, Failure> {
     for card in &cards {
         let mut model = LoadedModel::load(card).or_exit(ExitCode::Config)?;
         model.card.thresholds.low = options.min_score;
+        if let Some(regions) = &mut model.card.regions {
+            regions.per_frame = usize::MAX;
+        }
         models.push(model);
     }
     Models::of(runtime, models).or_exit(ExitCode::Config)
@@ -145,11 +150,24 @@ pub fn run(options: &DetectOptions, terminal: Terminal) -> Outcome {
         );
         return Err(Failure::new(ExitCode::Usage, reason));
     }
+    if options.tiles && region_side(&models).is_none() {
+        let reason = anyhow::anyhow!(
+            "--tiles needs a detector whose card has [regions]: the shipped models/kitchen.toml does"
+        );
+        return Err(Failure::new(ExitCode::Usage, reason));
+    }
     if let Some(folder) = &options.annotate {
         std::fs::create_dir_all(folder)
-            .with_context(|| format!("--annotate {}", folder.display()))
+            .with_context(|| {
+                format!("{}: name a folder for annotated copies with --annotate", folder.display())
+            })
             .or_exit(ExitCode::CannotCreate)?;
     }
+    let copies: Arc<[Option<PathBuf>]> = match &options.annotate {
+        Some(folder) => copy_names(folder, &pictures),
+        None => vec![None; pictures.len()],
+    }
+    .into();
     let threads = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(pictures.len());
@@ -163,7 +181,8 @@ pub fn run(options: &DetectOptions, terminal: Terminal) -> Outcome {
             detector: models.detector().or_exit(ExitCode::Config)?,
             classes: models.classes().to_vec(),
             added: models.classes().iter().map(|c| added(&models, c)).collect(),
-            annotate: options.annotate.clone(),
+            copies: copies.clone(),
+            tiles: options.tiles.then(|| region_side(&models)).flatten(),
             head_box: options.head_box,
             to: to.clone(),
         };
@@ -190,6 +209,27 @@ pub fn run(options: &DetectOptions, terminal: Terminal) -> Outcome {
     Ok(())
 }
 
+/// Side of a region of the first detector that has any.
+fn region_side(models: &Models) -> Option<u32> {
+    let regions = models.models().iter().find_map(|m| m.card.regions);
+    regions.map(|r| r.side_px)
+}
+
+/// A name in `folder` for the copy of each picture; pictures of one name from several folders get a
+/// number.
+fn copy_names(folder: &Path, pictures: &[PathBuf]) -> Vec<Option<PathBuf>> {
+    let mut taken: BTreeMap<String, usize> = BTreeMap::new();
+    let name = |picture: &PathBuf| {
+        let stem = picture.file_stem().unwrap_or(picture.as_os_str());
+        let stem = stem.to_string_lossy().into_owned();
+        let n = taken.entry(stem.clone()).or_default();
+        *n += 1;
+        let number = if *n > 1 { format!("-{n}") } else { String::new() };
+        Some(folder.join(format!("{stem}{number}.detected.jpg")))
+    };
+    pictures.iter().map(name).collect()
+}
+
 fn added(models: &Models, class: &ClassInfo) -> bool {
     models.models()[class.model].card.heads.is_some()
 }
@@ -201,7 +241,10 @@ struct Worker {
     classes: Vec<ClassInfo>,
     /// By class id: added by a classifier.
     added: Vec<bool>,
-    annotate: Option<PathBuf>,
+    /// Where each picture's annotated copy goes, if anywhere.
+    copies: Arc<[Option<PathBuf>]>,
+    /// Side of the pieces that the picture is looked at in, besides as a whole.
+    tiles: Option<u32>,
     head_box: Option<[f32; 4]>,
     to: SyncSender<(usize, Seen)>,
 }
@@ -213,7 +256,8 @@ impl Worker {
             let Some(picture) = self.pictures.get(i).cloned() else {
                 return;
             };
-            let seen = self.look(&picture).unwrap_or_else(|e| Seen::Unreadable {
+            let copy = self.copies[i].clone();
+            let seen = self.look(&picture, copy.as_deref()).unwrap_or_else(|e| Seen::Unreadable {
                 error: format!("{e:#}"),
             });
             if self.to.send((i, seen)).is_err() {
@@ -222,13 +266,18 @@ impl Worker {
         }
     }
 
-    fn look(&mut self, path: &Path) -> anyhow::Result<Seen> {
+    fn look(&mut self, path: &Path, copy: Option<&Path>) -> anyhow::Result<Seen> {
         let mut frame = read_picture(path)?;
         let (width, height) = (frame.size.width_px, frame.size.height_px);
         if let Some(rect) = self.head_box {
             let [x0, y0, x1, y1] = rect;
             let head = NormRect { x0, y0, x1, y1 };
             let state = self.detector.classify_head(&frame, &head)?;
+            if let Some(copy) = copy {
+                let label = state.as_ref().map_or_else(String::new, |s| words(&s.into()));
+                draw(&mut frame, &head, COLOURS[0], label.trim());
+                write_copy(&frame, copy)?;
+            }
             let object = Object {
                 class: GIVEN_HEAD.to_owned(),
                 score: 1.0,
@@ -241,6 +290,9 @@ impl Worker {
                 objects: vec![object],
             });
         }
+        if let Some(side) = self.tiles {
+            frame.moving = tiles(side, frame.size);
+        }
         let detections = self.detector.detect(&frame, &SystemClock)?;
         // What the classifier adds as labels for rules stands at the heads themselves here.
         let seen = |d: &&Detection| !self.added[usize::from(d.class.0)];
@@ -251,12 +303,9 @@ impl Worker {
             head: d.head.as_ref().map(Classified::from),
         });
         let objects = objects.collect();
-        if let Some(folder) = &self.annotate {
+        if let Some(copy) = copy {
             self.annotate(&mut frame, &detections.items);
-            let name = path.file_name().unwrap_or(path.as_os_str());
-            let copy = folder.join(name).with_extension("detected.jpg");
-            let jpeg = encode_jpeg(&frame, JPEG_QUALITY)?;
-            std::fs::write(&copy, jpeg).with_context(|| copy.display().to_string())?;
+            write_copy(&frame, copy)?;
         }
         Ok(Seen::Picture {
             width,
@@ -265,19 +314,22 @@ impl Worker {
         })
     }
 
-    /// Draws what would count at the card's threshold.
+    /// Draws what would count at the card's threshold, the surest last, on top.
     fn annotate(&self, frame: &mut Frame, items: &[Detection]) {
-        for item in items {
+        for item in items.iter().rev() {
             let class = &self.classes[usize::from(item.class.0)];
             if item.score >= class.threshold {
-                draw_box(
-                    frame,
-                    &item.rect,
-                    COLOURS[usize::from(item.class.0) % COLOURS.len()],
-                );
+                let colour = COLOURS[usize::from(item.class.0) % COLOURS.len()];
+                let label = format!("{} {:.2}", class.label, item.score);
+                draw(frame, &item.rect, colour, &label);
             }
         }
     }
+}
+
+fn write_copy(frame: &Frame, copy: &Path) -> anyhow::Result<()> {
+    let jpeg = encode_jpeg(frame, JPEG_QUALITY)?;
+    std::fs::write(copy, jpeg).with_context(|| copy.display().to_string())
 }
 
 /// Luma, Cb and Cr that stand out from kitchens and from each other.
@@ -289,24 +341,53 @@ const COLOURS: [[u8; 3]; 6] = [
     [120, 200, 110],
     [210, 110, 190],
 ];
+const BLACK: [u8; 3] = [16, 128, 128];
 
-fn draw_box(frame: &mut Frame, rect: &NormRect, colour: [u8; 3]) {
+fn paint(frame: &mut Frame, x: usize, y: usize, colour: [u8; 3]) {
     let (w, h) = (frame.size.width_px as usize, frame.size.height_px as usize);
+    if x >= w || y >= h {
+        return;
+    }
     let (half_w, half_h) = (w.div_ceil(2), h.div_ceil(2));
+    frame.pixels[y * w + x] = colour[0];
+    let chroma = y / 2 * half_w + x / 2;
+    frame.pixels[w * h + chroma] = colour[1];
+    frame.pixels[w * h + half_w * half_h + chroma] = colour[2];
+}
+
+/// A box with its label in a bar above it, or inside where there is no room above.
+fn draw(frame: &mut Frame, rect: &NormRect, colour: [u8; 3], label: &str) {
+    let (w, h) = (frame.size.width_px as usize, frame.size.height_px as usize);
     let thick = (w.max(h) / 320).max(2);
-    let at = |v: f32, n: usize| ((v * n as f32) as usize).min(n.saturating_sub(1));
+    let at = |v: f32, n: usize| ((v.max(0.0) * n as f32) as usize).min(n.saturating_sub(1));
     let (x0, x1) = (at(rect.x0, w), at(rect.x1, w));
     let (y0, y1) = (at(rect.y0, h), at(rect.y1, h));
     for y in y0..=y1 {
         for x in x0..=x1 {
             let inside = x >= x0 + thick && x + thick <= x1 && y >= y0 + thick && y + thick <= y1;
-            if inside {
-                continue;
+            if !inside {
+                paint(frame, x, y, colour);
             }
-            frame.pixels[y * w + x] = colour[0];
-            let chroma = y / 2 * half_w + x / 2;
-            frame.pixels[w * h + chroma] = colour[1];
-            frame.pixels[w * h + half_w * half_h + chroma] = colour[2];
+        }
+    }
+    let scale = (w.max(h) / 640).max(1);
+    let (glyph, count) = (8 * scale, label.chars().count());
+    let left = x0.min(w.saturating_sub(count * glyph));
+    let top = if y0 >= glyph + 2 * scale { y0 - glyph - 2 * scale } else { y0 };
+    for y in 0..glyph + 2 * scale {
+        for x in 0..count * glyph {
+            paint(frame, left + x, top + y, colour);
+        }
+    }
+    for (n, letter) in label.chars().enumerate() {
+        let rows = font8x8::legacy::BASIC_LEGACY.get(letter as usize).copied().unwrap_or_default();
+        for (y, row) in rows.iter().enumerate() {
+            for x in (0..8).filter(|x| row >> x & 1 == 1) {
+                for (dx, dy) in (0..scale * scale).map(|i| (i % scale, i / scale)) {
+                    let (px, py) = (left + n * glyph + x * scale + dx, top + scale + y * scale + dy);
+                    paint(frame, px, py, BLACK);
+                }
+            }
         }
     }
 }

@@ -358,6 +358,7 @@ fn first_picture(decoder: &mut Decoder) -> Result<Option<Frame>, DecodeError> {
         full_range: false,
         matrix: YuvMatrix::default(),
         pixels: Vec::new(),
+        moving: Vec::new(),
         decoded: MonoMicros::default(),
     };
     picture.copy_into(&mut frame)?;

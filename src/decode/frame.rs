@@ -1,5 +1,5 @@
 //! What decode hands to detect: one decoded picture.
-use crate::base::geometry::SizePx;
+use crate::base::geometry::{NormRect, SizePx};
 use crate::base::ids::CameraIx;
 use crate::base::time::{FrameStamp, MonoMicros};
 
@@ -30,6 +30,9 @@ pub struct Frame {
     pub matrix: YuvMatrix,
     /// The three planes.
     pub pixels: Vec<u8>,
+    /// Where it moves, or did a moment ago, the largest first: for a look at the camera's own pixels.
+    /// Empty where nothing is known of motion.
+    pub moving: Vec<NormRect>,
     /// When decoding ended; `stamp.received` to here is the decode latency.
     pub decoded: MonoMicros,
 }

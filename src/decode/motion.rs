@@ -7,7 +7,9 @@
 //! comparing.
 //! Averaging over a cell takes sensor noise down by the square root of its pixels, so a fixed
 //! difference serves day and night pictures.
-use crate::base::geometry::SizePx;
+//!
+//! Where it moved is kept too: the detector looks at such places in the camera's own pixels.
+use crate::base::geometry::{NormRect, SizePx};
 
 /// Cells across and down. At 1280x720 a cell is 10x10 pixels: a rodent of 3 % of the width covers a
 /// dozen of them.
@@ -26,7 +28,15 @@ pub struct MotionDetector {
     cells: Vec<u32>,
     counts: Vec<u32>,
     diffs: Vec<f32>,
+    moved: Vec<bool>,
 }
+
+/// Clusters of moving cells that are handed on at most, the largest.
+pub const MAX_CLUSTERS: usize = 6;
+/// Share of moving cells above which there are no clusters: the camera itself moves, or cuts.
+const EVERYWHERE: f32 = 0.4;
+/// Cells that a gap between two moving cells may span for both to be one thing.
+const GAP: usize = 2;
 
 impl MotionDetector {
     /// Knows nothing yet.
@@ -38,7 +48,54 @@ impl MotionDetector {
             cells: vec![0; n],
             counts: vec![0; n],
             diffs: vec![0.0; n],
+            moved: vec![false; n],
         }
+    }
+
+    /// Where the last picture moved, as fractions of it, the largest first, at most
+    /// [`MAX_CLUSTERS`]: boxes around cells that touch or nearly do. A lone cell is noise. Empty where
+    /// nothing moved, and where everything did.
+    pub fn clusters(&self) -> Vec<NormRect> {
+        let count = self.moved.iter().filter(|m| **m).count();
+        if count as f32 > EVERYWHERE * self.moved.len() as f32 {
+            return Vec::new();
+        }
+        let mut left = self.moved.clone();
+        let mut found = Vec::new();
+        for start in 0..left.len() {
+            if !std::mem::take(&mut left[start]) {
+                continue;
+            }
+            let (x, y) = (start % GRID.0, start / GRID.0);
+            let (mut cells, mut low, mut high) = (0, (x, y), (x, y));
+            let mut reached = vec![(x, y)];
+            while let Some((x, y)) = reached.pop() {
+                cells += 1;
+                low = (low.0.min(x), low.1.min(y));
+                high = (high.0.max(x), high.1.max(y));
+                let near = |v: usize, n: usize| v.saturating_sub(GAP)..(v + GAP + 1).min(n);
+                for ny in near(y, GRID.1) {
+                    for nx in near(x, GRID.0) {
+                        if std::mem::take(&mut left[ny * GRID.0 + nx]) {
+                            reached.push((nx, ny));
+                        }
+                    }
+                }
+            }
+            if cells > 1 {
+                let part = |v: usize, n: usize| v as f32 / n as f32;
+                let rect = NormRect {
+                    x0: part(low.0, GRID.0),
+                    y0: part(low.1, GRID.1),
+                    x1: part(high.0 + 1, GRID.0),
+                    y1: part(high.1 + 1, GRID.1),
+                };
+                found.push((cells, rect));
+            }
+        }
+        found.sort_by_key(|(cells, _)| std::cmp::Reverse(*cells));
+        found.truncate(MAX_CLUSTERS);
+        found.into_iter().map(|(_, rect)| rect).collect()
     }
 
     /// Takes one picture (`rows` calls back with luma rows, top to bottom, every `step`-th) and
@@ -75,6 +132,7 @@ impl MotionDetector {
             self.background = (0..self.cells.len())
                 .map(|i| mean(i, &self.cells, &self.counts))
                 .collect();
+            self.moved.fill(false);
             return 1.0;
         }
         for i in 0..self.cells.len() {
@@ -85,6 +143,7 @@ impl MotionDetector {
         for (i, diff) in self.diffs.iter().enumerate() {
             let has_moved = self.counts[i] > 0 && (diff - lighting).abs() > DIFFERENCE;
             moved += usize::from(has_moved);
+            self.moved[i] = has_moved;
             self.background[i] += diff * LEARN;
         }
         moved as f32 / self.cells.len() as f32
@@ -162,6 +221,24 @@ mod tests {
             .map(|n| feed(&mut m, &picture(60, 0, 0, n)))
             .collect();
         assert!(after[14] < 0.001, "{after:?}");
+    }
+
+    #[test]
+    fn where_it_moves_is_known_and_not_where_all_moves() {
+        let mut m = MotionDetector::new();
+        feed(&mut m, &picture(60, 0, 0, 1));
+        assert!(m.clusters().is_empty(), "the first picture shows no motion");
+        feed(&mut m, &picture(60, 20, 300, 2));
+        let clusters = m.clusters();
+        assert_eq!(clusters.len(), 1, "{clusters:?}");
+        let square = NormRect::clipped(300.0 / 640.0, 100.0 / 360.0, 320.0 / 640.0, 120.0 / 360.0);
+        assert!(clusters[0].iou(&square) > 0.5, "{clusters:?}");
+        feed(&mut m, &picture(60, 0, 0, 3));
+        feed(&mut m, &picture(60, 250, 0, 4));
+        assert_eq!(m.clusters().len(), 1);
+        let halves: Vec<u8> = (0..640 * 360).map(|i| if i % 640 < 320 { 0 } else { 255 }).collect();
+        feed(&mut m, &halves);
+        assert!(m.clusters().is_empty(), "a cut to another scene");
     }
 
     #[test]

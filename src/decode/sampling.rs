@@ -8,7 +8,7 @@ use super::config::DecodeConfig;
 use super::ffmpeg::{DecodeError, Decoder, Picture};
 use super::frame::{Frame, YuvMatrix};
 use super::motion::MotionDetector;
-use crate::base::geometry::SizePx;
+use crate::base::geometry::{NormRect, SizePx};
 use crate::base::ids::CameraIx;
 use crate::base::metrics::{Counter, Metric, Metrics};
 use crate::base::time::{Clock, FrameStamp, MonoMicros};
@@ -91,6 +91,8 @@ pub struct FrameSampler {
     sampler: Sampler,
     motion: MotionDetector,
     last_motion: Option<MonoMicros>,
+    /// Where it moved last, and when.
+    moving: (MonoMicros, Vec<NormRect>),
     last_passed: Option<MonoMicros>,
 }
 
@@ -113,6 +115,7 @@ impl FrameSampler {
             stamps: VecDeque::with_capacity(REORDER),
             motion: MotionDetector::new(),
             last_motion: None,
+            moving: (MonoMicros::default(), Vec::new()),
             last_passed: None,
         }
     }
@@ -200,6 +203,7 @@ impl FrameSampler {
                 full_range: false,
                 matrix: YuvMatrix::default(),
                 pixels: Vec::new(),
+                moving: self.moving(stamp.received),
                 decoded: MonoMicros::default(),
             };
             picture.copy_into(&mut frame)?;
@@ -207,6 +211,15 @@ impl FrameSampler {
             take(Sampled::Frame(frame));
         }
         Ok(())
+    }
+
+    /// Where it moved last, while the gate stays open for it: what stops for a moment is still there.
+    fn moving(&self, now: MonoMicros) -> Vec<NormRect> {
+        let hold = self.config.motion.as_ref().map(|gate| gate.hold);
+        match hold {
+            Some(hold) if now.since(self.moving.0) <= hold => self.moving.1.clone(),
+            _ => Vec::new(),
+        }
     }
 
     /// The motion gate: motion now, motion a moment ago, or time to look again.
@@ -219,6 +232,10 @@ impl FrameSampler {
             let rows = |step: usize, row: &mut dyn FnMut(&[u8])| picture.luma_rows(step, row);
             if self.motion.changed(picture.size, 2, rows) >= gate.min_area {
                 self.last_motion = Some(now);
+            }
+            let clusters = self.motion.clusters();
+            if !clusters.is_empty() {
+                self.moving = (now, clusters);
             }
         } else {
             self.last_motion = Some(now);

@@ -131,6 +131,17 @@ pub struct HeadsCard {
     pub below: f64,
 }
 
+/// Native-resolution regions: where something moves, a square of the camera's own pixels is looked at
+/// too, because a small thing is lost in a frame that is shrunk to the tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegionsCard {
+    /// Side of a region in pixels of the camera, a multiple of the largest stride.
+    pub side_px: u32,
+    /// Regions looked at in one frame at most; each costs `side_px`² / the frame's tensor of its time.
+    pub per_frame: usize,
+}
+
 /// The thresholds section.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -182,6 +193,9 @@ pub struct Card {
     /// For a classifier of heads.
     #[serde(default)]
     pub heads: Option<HeadsCard>,
+    /// For a detector with `input.fit = "frame"`.
+    #[serde(default)]
+    pub regions: Option<RegionsCard>,
     /// For people.
     #[serde(default)]
     pub training: toml::Table,
@@ -262,6 +276,17 @@ impl Card {
             return Err(format!(
                 "input size must be a multiple of the largest stride, {largest}"
             ));
+        }
+        if let Some(regions) = &self.regions {
+            if i.fit != Fit::Frame || self.heads.is_some() {
+                return Err("[regions] needs a detector with input.fit = \"frame\"".to_owned());
+            }
+            let side = regions.side_px;
+            if side == 0 || side > 1024 || !side.is_multiple_of(largest) {
+                return Err(format!(
+                    "regions.side_px must be a multiple of the largest stride, {largest}, up to 1024"
+                ));
+            }
         }
         if self.classes.is_empty() {
             return Err("at least one [[classes]] is needed".to_owned());
@@ -409,6 +434,16 @@ threshold = 0.5
             ("strides = [8, 16, 32]", "strides = []", "stride above 0"),
             ("scale = 1.0", "scale = 1.0\nscael = 2.0", "scael"),
             ("\"yolox\"", "\"heads\"", "needs the table [heads]"),
+            (
+                "[thresholds]",
+                "[regions]\nside_px = 64\nper_frame = 1\n[thresholds]",
+                "input.fit",
+            ),
+            (
+                "pad = 114",
+                "pad = 114\nfit = \"frame\"\n[regions]\nside_px = 50\nper_frame = 1",
+                "regions.side_px",
+            ),
         ] {
             let path = write(dir.path(), &CARD.replace(from, to));
             let e = LoadedModel::load(&path).unwrap_err().to_string();

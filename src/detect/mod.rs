@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! board (q2) ──> worker::DetectWorker: preprocess → onnx → postprocess ──> Analysed (q3)
+//!                  of the frame, then of native-resolution regions where it moves (regions),
+//!                  then of each head (heads)
 //! ```
 //! What must not be here: memory of earlier pictures (that is `track`), and what a violation is.
 mod card;
@@ -12,11 +14,12 @@ mod heads;
 mod onnx;
 mod postprocess;
 mod preprocess;
+mod regions;
 mod worker;
 
 pub use card::{
     Card, CardError, Channels, ClassCard, Decoder, Fit, HeadsCard, InputCard, LoadedModel,
-    OutputCard, ThresholdsCard,
+    OutputCard, RegionsCard, ThresholdsCard,
 };
 pub use config::DetectConfig;
 pub use detections::{Detection, Detections};
@@ -25,4 +28,5 @@ pub use heads::{COVERS, CoverScores, FACES, FaceScores, HeadLabel, HeadState};
 pub use onnx::{Network, OnnxError, Runtime};
 pub use postprocess::{RawBox, decode_yolox, suppress};
 pub use preprocess::{CropPx, Letterbox, Preprocessor, tensor_size};
+pub use regions::tiles;
 pub use worker::{Analysed, DetectWorker, ERROR_LIMIT};

@@ -347,7 +347,13 @@ impl Preprocessor {
             width_px: self.input.width_px,
             height_px: self.input.height_px,
         };
-        let to = [self.input.width_px as usize, self.input.height_px as usize];
+        self.fill_part(frame, crop, card, tensor);
+        card
+    }
+
+    /// The same into a tensor of any size.
+    pub fn fill_part(&self, frame: &Frame, crop: CropPx, size: SizePx, tensor: &mut Vec<f32>) {
+        let to = [size.width_px as usize, size.height_px as usize];
         tensor.resize(3 * to[0] * to[1], 0.0);
         self.pad(tensor);
         let size = [frame.size.width_px, frame.size.height_px].map(f64::from);
@@ -362,14 +368,13 @@ impl Preprocessor {
             let position = |v: f64| ((v - low) * factor).round().clamp(0.0, to[i] as f64) as usize;
             let (begin, end) = (position(first), position(last));
             if last <= first || end <= begin {
-                return card;
+                return;
             }
             window[i] = (first, last - first);
             place[i] = (begin, end - begin);
         }
         let mut scaler = Scaler::of_window(frame.size, window, (place[0].1, place[1].1));
         scaler.fill(frame, &self.input, tensor, to[0], (place[0].0, place[1].0));
-        card
     }
 }
 
@@ -442,6 +447,7 @@ mod tests {
             full_range,
             matrix: YuvMatrix::Bt601,
             pixels,
+            moving: Vec::new(),
             decoded: MonoMicros(0),
         }
     }

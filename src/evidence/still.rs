@@ -241,6 +241,7 @@ mod tests {
             full_range: false,
             matrix: YuvMatrix::Bt709,
             pixels,
+            moving: Vec::new(),
             decoded: MonoMicros(0),
         }
     }

@@ -1,0 +1,201 @@
+//! Native-resolution regions: which squares of the camera's own pixels are looked at besides the
+//! shrunken frame, and which of their boxes count.
+use super::card::RegionsCard;
+use super::postprocess::RawBox;
+use super::preprocess::CropPx;
+use crate::base::geometry::{NormRect, SizePx};
+
+/// A frame shrunk by less than this is seen well enough: its own pixels would add nothing.
+const WORTH: f64 = 0.8;
+/// Longest side of a box in a region, as a share of the region's side, that counts: what is larger is
+/// seen in the frame, and better, because whole.
+const LARGEST: f64 = 0.5;
+/// A box so near to a region's edge, as a share of its side, may be half of something.
+const EDGE: f64 = 0.02;
+/// Share of a region's box inside a box of the same group that makes it a part of that.
+const PART: f32 = 0.7;
+
+/// Squares of `card.side_px` around what moves, largest cluster first, shifted into the picture, none
+/// where another already covers it. `turn` (the frame's number) decides who comes first where there
+/// are more than `card.per_frame`, so that in a few frames all are looked at.
+pub fn regions(
+    card: &RegionsCard,
+    picture: SizePx,
+    scaled: SizePx,
+    moving: &[NormRect],
+    turn: u64,
+) -> Vec<CropPx> {
+    let side = f64::from(card.side_px);
+    let (w, h) = (f64::from(picture.width_px), f64::from(picture.height_px));
+    if f64::from(scaled.width_px) > WORTH * w || side > w || side > h {
+        return Vec::new();
+    }
+    let mut all: Vec<CropPx> = Vec::new();
+    for rect in moving {
+        let (cx, cy) = (f64::from(rect.center().x) * w, f64::from(rect.center().y) * h);
+        let covered = |r: &CropPx| {
+            let near = LARGEST / 2.0 * side;
+            cx - near >= r.x0 && cx + near <= r.x1 && cy - near >= r.y0 && cy + near <= r.y1
+        };
+        if all.iter().any(covered) {
+            continue;
+        }
+        let x0 = (cx - side / 2.0).clamp(0.0, w - side).floor();
+        let y0 = (cy - side / 2.0).clamp(0.0, h - side).floor();
+        all.push(CropPx {
+            x0,
+            y0,
+            x1: x0 + side,
+            y1: y0 + side,
+        });
+    }
+    if all.len() > card.per_frame && !all.is_empty() {
+        let first = (turn % all.len() as u64) as usize;
+        all.rotate_left(first);
+        all.truncate(card.per_frame);
+    }
+    all
+}
+
+/// A whole picture as overlapping regions, for a still that says nothing of motion: every thing of up
+/// to half a region's side lies whole in one of them.
+pub fn tiles(side_px: u32, picture: SizePx) -> Vec<NormRect> {
+    let starts = |length: u32| -> Vec<f32> {
+        let last = length.saturating_sub(side_px);
+        let steps = last.div_ceil((side_px / 2).max(1)).max(1);
+        (0..=steps)
+            .map(|i| (f64::from(last) * f64::from(i) / f64::from(steps)) as f32)
+            .collect()
+    };
+    let (w, h) = (picture.width_px as f32, picture.height_px as f32);
+    let side = side_px as f32;
+    let mut all = Vec::new();
+    for y in starts(picture.height_px) {
+        for x in starts(picture.width_px) {
+            all.push(NormRect::clipped(x / w, y / h, (x + side) / w, (y + side) / h));
+        }
+    }
+    all
+}
+
+/// Of boxes in fractions of `region`, those that count, in fractions of the picture.
+pub fn in_picture(boxes: Vec<RawBox>, region: &CropPx, picture: SizePx) -> Vec<RawBox> {
+    let (w, h) = (f64::from(picture.width_px), f64::from(picture.height_px));
+    let (rw, rh) = (region.x1 - region.x0, region.y1 - region.y0);
+    let whole = |low: f32, high: f32, start: f64, length: f64, limit: f64| {
+        let (low, high) = (f64::from(low), f64::from(high));
+        let cut = (low < EDGE && start > 0.5) || (high > 1.0 - EDGE && start + length < limit - 0.5);
+        !cut && high - low <= LARGEST
+    };
+    let counts = |b: &RawBox| {
+        whole(b.rect.x0, b.rect.x1, region.x0, rw, w) && whole(b.rect.y0, b.rect.y1, region.y0, rh, h)
+    };
+    let x = |v: f32| ((region.x0 + f64::from(v) * rw) / w) as f32;
+    let y = |v: f32| ((region.y0 + f64::from(v) * rh) / h) as f32;
+    let mut kept: Vec<RawBox> = boxes.into_iter().filter(counts).collect();
+    for b in &mut kept {
+        b.rect = NormRect::clipped(x(b.rect.x0), y(b.rect.y0), x(b.rect.x1), y(b.rect.y1));
+    }
+    kept
+}
+
+/// Whether a region's box is only a part of one of the frame's of the same group: a sleeve that looks
+/// like a small person.
+pub fn is_part(of_region: &RawBox, of_frame: &[RawBox], group: impl Fn(usize) -> u16) -> bool {
+    let small = &of_region.rect;
+    of_frame.iter().any(|big| {
+        let w = (small.x1.min(big.rect.x1) - small.x0.max(big.rect.x0)).max(0.0);
+        let h = (small.y1.min(big.rect.y1) - small.y0.max(big.rect.y0)).max(0.0);
+        let larger = big.rect.area() > 2.0 * small.area();
+        group(big.class) == group(of_region.class) && larger && w * h > PART * small.area()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HD: SizePx = SizePx {
+        width_px: 1280,
+        height_px: 720,
+    };
+    const SCALED: SizePx = SizePx {
+        width_px: 544,
+        height_px: 306,
+    };
+    const CARD: RegionsCard = RegionsCard {
+        side_px: 224,
+        per_frame: 2,
+    };
+
+    fn at(x: f32, y: f32) -> NormRect {
+        NormRect::clipped(x - 0.01, y - 0.01, x + 0.01, y + 0.01)
+    }
+
+    fn raw(x0: f32, y0: f32, x1: f32, y1: f32) -> RawBox {
+        RawBox {
+            class: 0,
+            score: 0.5,
+            rect: NormRect { x0, y0, x1, y1 },
+        }
+    }
+
+    #[test]
+    fn every_moving_place_gets_its_turn_and_never_more_than_the_card_allows() {
+        let moving = [at(0.1, 0.1), at(0.9, 0.1), at(0.1, 0.9), at(0.105, 0.1)];
+        let seen = |turn| regions(&CARD, HD, SCALED, &moving, turn);
+        assert_eq!(seen(0).len(), 2);
+        assert_eq!(seen(0)[1], seen(1)[0]);
+        assert_eq!(seen(2)[1], seen(0)[0]);
+        assert!(regions(&CARD, HD, HD, &moving, 0).is_empty(), "not shrunk");
+        assert!(regions(&CARD, HD, SCALED, &[], 0).is_empty(), "no motion");
+    }
+
+    #[test]
+    fn a_box_that_a_region_cuts_does_not_count_unless_the_picture_ends_there() {
+        let middle = CropPx {
+            x0: 500.0,
+            y0: 300.0,
+            x1: 724.0,
+            y1: 524.0,
+        };
+        let cut = vec![raw(0.0, 0.4, 0.2, 0.6)];
+        assert!(in_picture(cut.clone(), &middle, HD).is_empty());
+        let corner = CropPx {
+            x0: 0.0,
+            y0: 300.0,
+            x1: 224.0,
+            y1: 524.0,
+        };
+        assert_eq!(in_picture(cut, &corner, HD).len(), 1);
+        assert!(in_picture(vec![raw(0.1, 0.1, 0.8, 0.3)], &middle, HD).is_empty());
+        let found = in_picture(vec![raw(0.25, 0.25, 0.5, 0.5)], &middle, HD);
+        assert!((found[0].rect.x0 - 556.0 / 1280.0).abs() < 1e-6);
+        assert!((found[0].rect.y1 - 412.0 / 720.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_sleeve_is_part_of_its_person() {
+        let person = raw(0.2, 0.1, 0.5, 0.9);
+        assert!(is_part(&raw(0.25, 0.3, 0.3, 0.5), &[person], |_| 0));
+        assert!(!is_part(&raw(0.6, 0.3, 0.7, 0.5), &[person], |_| 0));
+        assert!(!is_part(&raw(0.21, 0.12, 0.5, 0.9), &[person], |_| 0));
+    }
+
+    proptest! {
+        #[test]
+        fn regions_lie_in_the_picture_and_tiles_cover_it(
+            w in 224u32..3000, h in 224u32..2000, x in 0.0f32..1.0, y in 0.0f32..1.0, turn: u64,
+        ) {
+            let size = SizePx { width_px: w, height_px: h };
+            let scaled = SizePx { width_px: w / 4, height_px: h / 4 };
+            for r in regions(&CARD, size, scaled, &[at(x, y)], turn) {
+                prop_assert!(r.x0 >= 0.0 && r.y0 >= 0.0 && r.x1 <= f64::from(w) && r.y1 <= f64::from(h));
+                prop_assert!((r.x1 - r.x0 - 224.0).abs() < 1e-9);
+            }
+            let all = tiles(224, size);
+            prop_assert!(all.iter().any(|t| t.x0 <= x && t.x1 >= x && t.y0 <= y && t.y1 >= y));
+        }
+    }
+}
