@@ -138,13 +138,15 @@ class Augment:
         return cut(turned(rows, m), window)
 
     def scale_for(self, index, low, high):
+        """A factor that gives the picture's long side so many times 416 px, whatever the canvas: what counts
+        is the size in pixels that the shipped tensor will show."""
         h, w = self.pictures[index].image.shape[:2]
-        return self.log_uniform(low, high) * self.size / max(h, w)
+        return self.log_uniform(low, high) * 416 / max(h, w)
 
     def single(self, index):
         """One picture, mostly whole; returns also whether animals may be put into it."""
         s, image = self.size, self.canvas()
-        scale = self.scale_for(index, 0.4, 1.5) if not self.calm else self.scale_for(index, 0.6, 1.15)
+        scale = self.scale_for(index, 0.35, 1.3) if not self.calm else self.scale_for(index, 0.6, 1.15)
         slack = abs(1 - scale * max(self.pictures[index].image.shape[:2]) / s) * s / 2
         centre = s / 2 + self.rng.uniform(-slack, slack, 2)
         rows = self.paste(image, index, scale, (0, 0, s, s), centre)
@@ -161,7 +163,7 @@ class Augment:
         parts = []
         for i, win in zip(which, windows):
             win = tuple(int(v) for v in win)
-            scale = self.scale_for(i, 0.22, 1.1)
+            scale = self.scale_for(i, 0.22, 0.95)
             h, w = self.pictures[i].image.shape[:2]
             centre = []
             for lo, hi, side in ((win[0], win[2], w * scale), (win[1], win[3], h * scale)):
@@ -176,7 +178,7 @@ class Augment:
         for _ in range(int(self.rng.integers(1, 3))):
             c, animal, alpha = self.animals[int(self.rng.integers(len(self.animals)))]
             long_side = self.log_uniform(9, 90) if c == INDEX["rat"] else self.log_uniform(14, 130)
-            f = long_side * self.size / 416 / max(animal.shape[:2])
+            f = long_side / max(animal.shape[:2])
             if f > 1.3:
                 continue
             turn = self.rng.uniform(-180, 180) if self.rng.random() < 0.5 else self.rng.uniform(-15, 15)
