@@ -22,7 +22,7 @@ const PAIRS: usize = 31;
 
 fn inference(c: &mut Criterion) {
     let library = root(".runtime/onnxruntime/libonnxruntime.so");
-    let card = root("models/face-mask.toml");
+    let card = root("models/kitchen.toml");
     let runtime = match Runtime::load(Some(&library)) {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -35,13 +35,6 @@ fn inference(c: &mut Criterion) {
     let mut detector = models.detector().expect("sessions");
     let model = LoadedModel::load(&card).expect("the shipped model");
     let input = &model.card.input;
-    let shape = [
-        1_i64,
-        3,
-        i64::from(input.height_px),
-        i64::from(input.width_px),
-    ];
-    let tensor = vec![114.0_f32; (shape[1] * shape[2] * shape[3]) as usize];
     // As the daemon's own sessions are set.
     let mut bare = Session::builder(runtime.environment())
         .and_then(|b| Ok(b.with_intra_threads(1)?))
@@ -50,16 +43,21 @@ fn inference(c: &mut Criterion) {
         .and_then(|b| Ok(b.with_optimization_level(GraphOptimizationLevel::All)?))
         .and_then(|mut b| b.commit_from_memory(&model.network))
         .expect("a session");
-    let mut bare_run = || {
-        let input = TensorRef::from_array_view((shape, &tensor[..])).expect("a tensor");
-        bare.run(ort::inputs![input]).expect("an output").len()
-    };
     let mut preprocessor = Preprocessor::new(input.clone(), model.card.step());
     let mut filled = Vec::new();
     let mut table = Vec::new();
     for (name, path) in clips() {
         let mut frames = Vec::new();
         decode_all(&path, 25, |frame| frames.push(frame));
+        // The tensor follows the clip's shape, in both.
+        let tensor = preprocessor.fill(&frames[0], &mut filled).tensor;
+        let (width, height) = (i64::from(tensor.width_px), i64::from(tensor.height_px));
+        let constant = vec![114.0_f32; (3 * width * height) as usize];
+        let mut bare_run = || {
+            let input = TensorRef::from_array_view(([1, 3, height, width], &constant[..]));
+            let input = input.expect("a tensor");
+            bare.run(ort::inputs![input]).expect("an output").len()
+        };
         let mut group = c.benchmark_group(format!("inference/{name}"));
         group.sample_size(20);
         let mut next = frames.iter().cycle();

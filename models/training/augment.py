@@ -74,11 +74,11 @@ class Augment:
     def sample(self, index):
         """A canvas with picture `index` in it, and rows of [class or IGNORE, x1, y1, x2, y2]."""
         draw = self.rng.random()
-        if draw < (0.25 if self.calm else 0.5):
+        if draw < (0.2 if self.calm else 0.5):
             image, rows, room = self.mosaic(index)
         else:
             image, rows, room = self.single(index)
-        if room and self.rng.random() < 0.3:
+        if room and self.rng.random() < (0.2 if self.calm else 0.3):
             rows = self.add_animals(image, rows)
         if self.rng.random() < 0.12:
             self.sticks(image)
@@ -110,7 +110,7 @@ class Augment:
         free = (picture.rows[:, 0] == INDEX["rat"]).any() or picture.set == "rodent"
         draw = self.rng.random()
         if free:
-            return self.rng.uniform(-180, 180) if draw < 0.4 else self.rng.uniform(-10, 10)
+            return self.rng.uniform(-180, 180) if draw < (0.15 if self.calm else 0.4) else self.rng.uniform(-8, 8)
         return self.rng.uniform(-100, 100) if draw < 0.06 and not self.calm else self.rng.uniform(-14, 14) if draw < 0.5 else 0.0
 
     def paste(self, canvas, index, scale, window, centre):
@@ -331,10 +331,12 @@ def drawn(rng, size):
 
 
 def turned(rows, m):
-    """Boxes after an affine warp: of the ellipse inscribed in each, which is tighter than of its corners."""
+    """Boxes after an affine warp: between that of the ellipse inscribed in each, which is too tight for a long
+    body on the diagonal, and that of its corners, which is too loose for all else."""
     out = rows.copy()
     centre = (rows[:, 1:3] + rows[:, 3:5]) / 2 @ m[:, :2].T + m[:, 2]
-    half = np.sqrt(((rows[:, 3:5] - rows[:, 1:3]) / 2) ** 2 @ (m[:, :2] ** 2).T)
+    side = (rows[:, 3:5] - rows[:, 1:3]) / 2
+    half = 0.7 * np.sqrt(side**2 @ (m[:, :2] ** 2).T) + 0.3 * (side @ np.abs(m[:, :2]).T)
     out[:, 1:3], out[:, 3:5] = centre - half, centre + half
     return out
 

@@ -65,12 +65,11 @@ def see(predict, image, low=LOW, shrink=1.0):
         small, f = letterbox(image, max(1, round(width * shrink)), max(1, round(height * shrink)))
         box = np.full((height, width, 3), 114, np.uint8)
         box[:small.shape[0], :small.shape[1]] = small
-    raw = predict(box.transpose(2, 0, 1)[None].astype(np.float32))
-    rows = suppress(decode(raw, width, height, low))
+    rows = decode(predict(box.transpose(2, 0, 1)[None].astype(np.float32)), width, height, low)
     rows[:, 1:5] /= f * shrink
-    limit = np.array([w, h, w, h], np.float32) / shrink
-    rows[:, 1:5] = rows[:, 1:5].clip(0, limit)
-    return rows
+    # Clipped before suppression, as in the application: two boxes that differ only outside are one.
+    rows[:, 1:5] = rows[:, 1:5].clip(0, np.array([w, h, w, h], np.float32) / shrink)
+    return suppress(rows[((rows[:, 3:5] - rows[:, 1:3]) > 0).all(1)])
 
 
 def match(rows, truth, cls, iou, size=(0, 1e9)):

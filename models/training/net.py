@@ -193,6 +193,20 @@ def load_coco(net, onnx_path, kept):
         layer.bias.data.copy_(bias)
 
 
+def load_own(net, onnx_path):
+    """Go on from a network that export.py wrote."""
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(onnx_path).graph
+    tensors = {t.name.removeprefix("net."): numpy_helper.to_array(t) for t in graph.initializer}
+    wanted = net.state_dict()
+    missing = [n for n in wanted if n not in tensors or tensors[n].shape != tuple(wanted[n].shape)]
+    if missing:
+        raise ValueError(f"{onnx_path} is not a network of these classes: no {missing[0]}")
+    net.load_state_dict({n: torch.from_numpy(tensors[n].copy()) for n in wanted})
+
+
 def add_norms(net, images=None):
     """Batch normalisation behind every convolution, set so that the network answers as before.
 

@@ -58,11 +58,10 @@ def own_pictures(data, split):
 
 def of_part(data, part):
     """`dev`, or `held-out`: the slice of train that picked epochs and thresholds."""
-    dev = own_pictures(data, "dev")
     if part == "dev":
-        return dev
-    train = sets.without_copies(own_pictures(data, "train"), dev)
-    return [p for p in train if sets.held_out(p.name)]
+        return own_pictures(data, "dev")
+    known = sets.dev_hashes(data)
+    return [p for p in own_pictures(data, "train") if sets.held_out(p.name) and not sets.is_copy(p.image, known)]
 
 
 def detections(predict, pictures, shrink=1.0, low=measure.LOW):
@@ -158,8 +157,8 @@ def best_threshold(results, name, floor=0.25, ceiling=0.8, beta=0.5):
     """
     def f_beta(t):
         hits, found, total = counts(results, INDEX[name], t)
-        if not hits:
-            return 0.0
+        if not hits:  # where nothing is found the highest threshold is the honest one
+            return t * 1e-6
         p, r = hits / found, hits / total
         return (1 + beta**2) * p * r / (beta**2 * p + r)
 
@@ -205,8 +204,8 @@ def confusion(want, got, n):
     return table.tolist()
 
 
-def heads_report(p, heads, threshold_bare, threshold_smoking):
-    """Confusions of both classifiers, and the figures at the thresholds."""
+def heads_report(p, heads):
+    """Confusions of both classifiers, and covered against bare."""
     out = {}
     for name, some in (("heads", "heads"), ("heads-hardhat", "heads-hardhat")):
         ix = [i for i, h in enumerate(heads) if h.set == some and h.cover >= 0]
@@ -218,17 +217,34 @@ def heads_report(p, heads, threshold_bare, threshold_smoking):
             out[f"face {name}"] = {"of": crops.FACES, "confusion": confusion([heads[i].face for i in ix], p[ix, 4:8].argmax(1), 4)}
     accuracy, aside = balanced_covered(p, heads)
     out["covered or bare"] = {"balanced_accuracy": rounded(accuracy), "put_aside": rounded(aside)}
-    own = [i for i, h in enumerate(heads) if h.set == "heads" and h.cover != 3]
-    sure = [i for i in own if p[i, :4].argmax() == 2 and p[i, 2] >= threshold_bare]
-    hits, bare = sum(heads[i].cover == 2 for i in sure), sum(heads[i].cover == 2 for i in own)
-    out["head-bare at threshold"] = {"precision": rounded(hits / max(1, len(sure))), "precision_95": wilson(hits, len(sure)),
-                                     "recall": rounded(hits / max(1, bare)), "recall_95": wilson(hits, bare)}
-    known = [i for i, h in enumerate(heads) if h.smoking >= 0]
-    sure = [i for i in known if p[i, 8] >= threshold_smoking]
-    hits, smokers = sum(heads[i].smoking == 1 for i in sure), sum(heads[i].smoking == 1 for i in known)
-    out["smoking at threshold, crops"] = {"precision": rounded(hits / max(1, len(sure))), "precision_95": wilson(hits, len(sure)),
-                                          "recall": rounded(hits / max(1, smokers)), "recall_95": wilson(hits, smokers)}
     return out
+
+
+def bare_heads(detect, classify, pictures, data, threshold):
+    """head-bare by way of the detector's own heads, as the application does it: a label's score is its
+    probability times the head's. On the completely labelled pictures of the heads set; unclear ones do not count."""
+    labelled = {}
+    for r in sets.rows_of(f"{data}/heads/labels.csv"):
+        labelled.setdefault(f"heads/images/{r['source_image']}", []).append((r["head"], sets.box_of(r, ("fx1", "fy1", "fx2", "fy2"))))
+    hits = found = total = 0
+    for p in pictures:
+        if p.set != "heads":
+            continue
+        h, w = p.image.shape[:2]
+        faces = np.array([b for _, b in labelled[p.name]]) * [w, h, w, h]
+        kinds = [k for k, _ in labelled[p.name]]
+        total += kinds.count("bare")
+        rows = measure.see(detect, p.image, 0.2)
+        for r in rows[np.isin(rows[:, 5], sets.FACES)]:
+            cover = classify(crops.cut(p.image, crops.head_of_face(r[1:5])).transpose(2, 0, 1)[None].astype(np.float32))[:4]
+            if cover.argmax() != 2 or cover[2] * r[0] < threshold:
+                continue
+            iou = overlap(r[None, 1:5], faces)[0]
+            kind = kinds[int(iou.argmax())] if iou.max() > 0.3 else "none"
+            found += kind != "unclear"
+            hits += kind == "bare"
+    return {"heads": total, "precision": rounded(hits / max(1, found)), "precision_95": wilson(hits, found),
+            "recall": rounded(hits / max(1, total)), "recall_95": wilson(hits, total)}
 
 
 def smoking_scores(detect, classify, data, split, head_score=0.3, heads_at_most=24):

@@ -22,7 +22,7 @@ import augment
 import measure
 import sets
 from loss import loss_of
-from net import YoloxNano, add_norms, fold_norms, grid, load_coco
+from net import YoloxNano, add_norms, fold_norms, grid, load_coco, load_own
 
 COCO = {"person": 0, "cat": 15, "dog": 16, "phone": 67}
 
@@ -83,6 +83,7 @@ def main():
     ap.add_argument("--data", required=True)
     ap.add_argument("--answers", required=True, help="what teach.py wrote")
     ap.add_argument("--start", required=True, help="YOLOX-nano COCO weights as ONNX")
+    ap.add_argument("--own", action="store_true", help="--start is a network of ours, to go on from: ../kitchen.onnx")
     ap.add_argument("--out", required=True)
     ap.add_argument("--epochs", type=int, default=34)
     ap.add_argument("--calm", type=int, default=8, help="last epochs: shipped size, calmer pictures")
@@ -102,7 +103,10 @@ def main():
     animals = augment.cutouts(pictures)
     print(f"{len(pictures)} to train on, {len(slice_)} held out, {len(animals)} animals cut out", flush=True)
     net = YoloxNano(len(sets.CLASSES))
-    load_coco(net, a.start, {sets.INDEX[n]: c for n, c in COCO.items()})
+    if a.own:
+        load_own(net, a.start)
+    else:
+        load_coco(net, a.start, {sets.INDEX[n]: c for n, c in COCO.items()})
     some = Canvases(pictures, animals, a.size, a.seed, -1 % 1000, False)
     add_norms(net, torch.stack([some[i][0] for i in range(32)]).permute(0, 3, 1, 2).float())
     net = net.to(device, memory_format=torch.channels_last)

@@ -154,8 +154,8 @@ struct DetectArgs {
     /// Model cards (TOML files); without it, those that are shipped.
     #[arg(long, value_name = "CARD", num_args = 1..)]
     models: Vec<PathBuf>,
-    /// Least score that is shown: 0.01 with --json, for measuring; otherwise 0.3.
-    #[arg(long, value_name = "0..1")]
+    /// Least score that is shown: 0.01 with --json, for measuring; otherwise 0.2.
+    #[arg(long, value_name = "0..1", value_parser = share)]
     min_score: Option<f32>,
     /// Folder for copies of the pictures with boxes and names of what reaches its threshold; without
     /// it `detected` in the current folder, or, with --json, none.
@@ -211,6 +211,13 @@ impl ReplayArgs {
     }
 }
 
+fn share(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(v) if (0.0..=1.0).contains(&v) => Ok(v),
+        _ => Err("a number from 0 to 1 is needed".to_owned()),
+    }
+}
+
 /// `x1,y1,x2,y2`, as fractions; may reach a little beyond the picture.
 fn head_box(text: &str) -> Result<[f32; 4], String> {
     let numbers: Result<Vec<f32>, _> = text.split(',').map(|v| v.trim().parse()).collect();
@@ -254,7 +261,7 @@ impl DetectArgs {
                 .collect(),
             lists: self.list.clone(),
             models: cards.into_iter().cloned().collect(),
-            min_score: self.min_score.unwrap_or(if self.json { 0.01 } else { 0.3 }),
+            min_score: self.min_score.unwrap_or(if self.json { 0.01 } else { 0.2 }),
             annotate: match (&self.annotate, self.json) {
                 (None, false) => Some(PathBuf::from("detected")),
                 (folder, _) => folder.clone(),

@@ -1,6 +1,6 @@
 //! `mingchu detect PICTURE…`: what the models see in pictures, with exactly the pre- and
 //! post-processing of the daemon.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use crate::base::time::SystemClock;
 use crate::decode::{Frame, read_picture};
 use crate::detect::{
     COVERS, ClassInfo, CoverScores, Detection, Detector, FACES, FaceScores, HeadState, LoadedModel,
-    Models, Runtime, tiles,
+    Models, Runtime,
 };
 use crate::evidence::encode_jpeg;
 
@@ -62,6 +62,8 @@ enum Seen {
         width: u32,
         height: u32,
         objects: Vec<Object>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        copy_failed: Option<String>,
     },
     Unreadable {
         error: String,
@@ -150,7 +152,7 @@ pub fn run(options: &DetectOptions, terminal: Terminal) -> Outcome {
         );
         return Err(Failure::new(ExitCode::Usage, reason));
     }
-    if options.tiles && region_side(&models).is_none() {
+    if options.tiles && models.models().iter().all(|m| m.card.regions.is_none()) {
         let reason = anyhow::anyhow!(
             "--tiles needs a detector whose card has [regions]: the shipped models/kitchen.toml does"
         );
@@ -159,7 +161,10 @@ pub fn run(options: &DetectOptions, terminal: Terminal) -> Outcome {
     if let Some(folder) = &options.annotate {
         std::fs::create_dir_all(folder)
             .with_context(|| {
-                format!("{}: name a folder for annotated copies with --annotate", folder.display())
+                format!(
+                    "{}: name a folder for annotated copies with --annotate",
+                    folder.display()
+                )
             })
             .or_exit(ExitCode::CannotCreate)?;
     }
@@ -182,7 +187,7 @@ pub fn run(options: &DetectOptions, terminal: Terminal) -> Outcome {
             classes: models.classes().to_vec(),
             added: models.classes().iter().map(|c| added(&models, c)).collect(),
             copies: copies.clone(),
-            tiles: options.tiles.then(|| region_side(&models)).flatten(),
+            tiles: options.tiles,
             head_box: options.head_box,
             to: to.clone(),
         };
@@ -201,31 +206,35 @@ pub fn run(options: &DetectOptions, terminal: Terminal) -> Outcome {
             .map_err(|_| anyhow::anyhow!("a worker panicked"))
             .or_exit(ExitCode::Internal)?;
     }
-    if failed > 0 {
-        let all = pictures.len();
-        let reason = anyhow::anyhow!("{failed} of {all} pictures could not be looked at");
+    let all = pictures.len();
+    if failed.pictures > 0 {
+        let n = failed.pictures;
+        let reason = anyhow::anyhow!("{n} of {all} pictures could not be looked at");
         return Err(Failure::new(ExitCode::Data, reason));
     }
+    if failed.copies > 0 {
+        let n = failed.copies;
+        let reason = anyhow::anyhow!("{n} of {all} annotated copies could not be written");
+        return Err(Failure::new(ExitCode::CannotCreate, reason));
+    }
     Ok(())
-}
-
-/// Side of a region of the first detector that has any.
-fn region_side(models: &Models) -> Option<u32> {
-    let regions = models.models().iter().find_map(|m| m.card.regions);
-    regions.map(|r| r.side_px)
 }
 
 /// A name in `folder` for the copy of each picture; pictures of one name from several folders get a
 /// number.
 fn copy_names(folder: &Path, pictures: &[PathBuf]) -> Vec<Option<PathBuf>> {
-    let mut taken: BTreeMap<String, usize> = BTreeMap::new();
+    let mut taken: BTreeSet<String> = BTreeSet::new();
+    let mut next: BTreeMap<String, usize> = BTreeMap::new();
     let name = |picture: &PathBuf| {
         let stem = picture.file_stem().unwrap_or(picture.as_os_str());
         let stem = stem.to_string_lossy().into_owned();
-        let n = taken.entry(stem.clone()).or_default();
-        *n += 1;
-        let number = if *n > 1 { format!("-{n}") } else { String::new() };
-        Some(folder.join(format!("{stem}{number}.detected.jpg")))
+        let n = next.entry(stem.clone()).or_insert(1);
+        let mut name = stem.clone();
+        while !taken.insert(name.clone()) {
+            *n += 1;
+            name = format!("{stem}-{n}");
+        }
+        Some(folder.join(format!("{name}.detected.jpg")))
     };
     pictures.iter().map(name).collect()
 }
@@ -243,8 +252,8 @@ struct Worker {
     added: Vec<bool>,
     /// Where each picture's annotated copy goes, if anywhere.
     copies: Arc<[Option<PathBuf>]>,
-    /// Side of the pieces that the picture is looked at in, besides as a whole.
-    tiles: Option<u32>,
+    /// Look at the whole picture in native-resolution pieces too.
+    tiles: bool,
     head_box: Option<[f32; 4]>,
     to: SyncSender<(usize, Seen)>,
 }
@@ -257,9 +266,11 @@ impl Worker {
                 return;
             };
             let copy = self.copies[i].clone();
-            let seen = self.look(&picture, copy.as_deref()).unwrap_or_else(|e| Seen::Unreadable {
-                error: format!("{e:#}"),
-            });
+            let seen = self
+                .look(&picture, copy.as_deref())
+                .unwrap_or_else(|e| Seen::Unreadable {
+                    error: format!("{e:#}"),
+                });
             if self.to.send((i, seen)).is_err() {
                 return;
             }
@@ -273,11 +284,13 @@ impl Worker {
             let [x0, y0, x1, y1] = rect;
             let head = NormRect { x0, y0, x1, y1 };
             let state = self.detector.classify_head(&frame, &head)?;
-            if let Some(copy) = copy {
-                let label = state.as_ref().map_or_else(String::new, |s| words(&s.into()));
+            let copy_failed = copy.and_then(|copy| {
+                let label = state
+                    .as_ref()
+                    .map_or_else(String::new, |s| words(&s.into()));
                 draw(&mut frame, &head, COLOURS[0], label.trim());
-                write_copy(&frame, copy)?;
-            }
+                write_copy(&frame, copy)
+            });
             let object = Object {
                 class: GIVEN_HEAD.to_owned(),
                 score: 1.0,
@@ -288,10 +301,12 @@ impl Worker {
                 width,
                 height,
                 objects: vec![object],
+                copy_failed,
             });
         }
-        if let Some(side) = self.tiles {
-            frame.moving = tiles(side, frame.size);
+        if self.tiles {
+            // A still says nothing of motion: all of it may move.
+            frame.moving = vec![NormRect::clipped(0.0, 0.0, 1.0, 1.0)];
         }
         let detections = self.detector.detect(&frame, &SystemClock)?;
         // What the classifier adds as labels for rules stands at the heads themselves here.
@@ -303,33 +318,46 @@ impl Worker {
             head: d.head.as_ref().map(Classified::from),
         });
         let objects = objects.collect();
-        if let Some(copy) = copy {
+        let copy_failed = copy.and_then(|copy| {
             self.annotate(&mut frame, &detections.items);
-            write_copy(&frame, copy)?;
-        }
+            write_copy(&frame, copy)
+        });
         Ok(Seen::Picture {
             width,
             height,
             objects,
+            copy_failed,
         })
     }
 
     /// Draws what would count at the card's threshold, the surest last, on top.
     fn annotate(&self, frame: &mut Frame, items: &[Detection]) {
-        for item in items.iter().rev() {
-            let class = &self.classes[usize::from(item.class.0)];
-            if item.score >= class.threshold {
-                let colour = COLOURS[usize::from(item.class.0) % COLOURS.len()];
-                let label = format!("{} {:.2}", class.label, item.score);
-                draw(frame, &item.rect, colour, &label);
+        let shown = |d: &&Detection| d.score >= self.classes[usize::from(d.class.0)].threshold;
+        let shown: Vec<&Detection> = items.iter().filter(shown).collect();
+        let label = |d: &Detection| {
+            let class = &self.classes[usize::from(d.class.0)];
+            format!("{} {:.2}", class.label, d.score)
+        };
+        for (n, item) in shown.iter().enumerate().rev() {
+            // What is said of one head shares its box, and its bar.
+            let same = |d: &&&Detection| d.rect == item.rect;
+            if shown[..n].iter().any(|d| same(&d)) {
+                continue;
             }
+            let labels: Vec<String> = shown[n..].iter().filter(same).map(|d| label(d)).collect();
+            let colour = COLOURS[usize::from(item.class.0) % COLOURS.len()];
+            draw(frame, &item.rect, colour, &labels.join(" "));
         }
     }
 }
 
-fn write_copy(frame: &Frame, copy: &Path) -> anyhow::Result<()> {
-    let jpeg = encode_jpeg(frame, JPEG_QUALITY)?;
-    std::fs::write(copy, jpeg).with_context(|| copy.display().to_string())
+/// Why there is no copy, if so: what was seen in the picture is told all the same.
+fn write_copy(frame: &Frame, copy: &Path) -> Option<String> {
+    let written = encode_jpeg(frame, JPEG_QUALITY)
+        .map_err(anyhow::Error::from)
+        .and_then(|jpeg| Ok(std::fs::write(copy, jpeg)?));
+    let e = written.err()?;
+    Some(format!("no annotated copy: {}: {e:#}", copy.display()))
 }
 
 /// Luma, Cb and Cr that stand out from kitchens and from each other.
@@ -373,18 +401,28 @@ fn draw(frame: &mut Frame, rect: &NormRect, colour: [u8; 3], label: &str) {
     let scale = (w.max(h) / 640).max(1);
     let (glyph, count) = (8 * scale, label.chars().count());
     let left = x0.min(w.saturating_sub(count * glyph));
-    let top = if y0 >= glyph + 2 * scale { y0 - glyph - 2 * scale } else { y0 };
+    let top = if y0 >= glyph + 2 * scale {
+        y0 - glyph - 2 * scale
+    } else {
+        y0
+    };
     for y in 0..glyph + 2 * scale {
         for x in 0..count * glyph {
             paint(frame, left + x, top + y, colour);
         }
     }
     for (n, letter) in label.chars().enumerate() {
-        let rows = font8x8::legacy::BASIC_LEGACY.get(letter as usize).copied().unwrap_or_default();
+        let rows = font8x8::legacy::BASIC_LEGACY
+            .get(letter as usize)
+            .copied()
+            .unwrap_or_default();
         for (y, row) in rows.iter().enumerate() {
             for x in (0..8).filter(|x| row >> x & 1 == 1) {
                 for (dx, dy) in (0..scale * scale).map(|i| (i % scale, i / scale)) {
-                    let (px, py) = (left + n * glyph + x * scale + dx, top + scale + y * scale + dy);
+                    let (px, py) = (
+                        left + n * glyph + x * scale + dx,
+                        top + scale + y * scale + dy,
+                    );
                     paint(frame, px, py, BLACK);
                 }
             }
@@ -392,18 +430,32 @@ fn draw(frame: &mut Frame, rect: &NormRect, colour: [u8; 3], label: &str) {
     }
 }
 
-/// Prints as results come, in the order of the pictures; returns how many could not be looked at.
+/// What did not work, in how many pictures.
+#[derive(Debug, Default)]
+struct Failed {
+    /// Not looked at.
+    pictures: usize,
+    /// Looked at, but there is no copy.
+    copies: usize,
+}
+
+/// Prints as results come, in the order of the pictures.
 fn print_in_order(
     seen: &Receiver<(usize, Seen)>,
     pictures: &[PathBuf],
     options: &DetectOptions,
     terminal: Terminal,
-) -> usize {
-    let (mut early, mut due, mut failed) = (BTreeMap::new(), 0, 0);
+) -> Failed {
+    let (mut early, mut due, mut failed) = (BTreeMap::new(), 0, Failed::default());
     for (i, result) in seen {
         early.insert(i, result);
         while let Some(result) = early.remove(&due) {
-            failed += usize::from(matches!(result, Seen::Unreadable { .. }));
+            match &result {
+                Seen::Unreadable { .. } => failed.pictures += 1,
+                Seen::Picture { copy_failed, .. } => {
+                    failed.copies += usize::from(copy_failed.is_some());
+                }
+            }
             print(
                 Line {
                     file: &pictures[due],
@@ -442,6 +494,7 @@ fn print(line: Line<'_>, json: bool, terminal: Terminal) {
             width,
             height,
             objects,
+            copy_failed,
         } => {
             let file = terminal.paint(Tone::Bold, line.file.display());
             terminal.line(format_args!("{file}  {width}x{height}"));
@@ -453,6 +506,9 @@ fn print(line: Line<'_>, json: bool, terminal: Terminal) {
                     "  {:<14} {:.2}  {place}{head}",
                     object.class, object.score
                 ));
+            }
+            if let Some(why) = copy_failed {
+                terminal.line(terminal.paint(Tone::Bad, why));
             }
         }
     }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::config::{CODES, SiteConfig, check_labels, load, resolve_rules};
 use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
-use super::models::shipped_or;
+use super::models::{shipped_or, starts};
 use super::terminal::{Terminal, Tone};
 use super::truth::{Judged, Score, Seen, Truth};
 use crate::base::ids::{CameraIx, Name};
@@ -132,7 +132,8 @@ impl Setup {
         } else {
             &options.models
         };
-        let models = Models::load(runtime, cards).or_exit(ExitCode::Config)?;
+        let models = Models::load_with(runtime, cards, config.detect.regions);
+        let models = models.or_exit(ExitCode::Config)?;
         let labels: Vec<_> = config.rules.iter().flat_map(|r| r.labels.clone()).collect();
         if let Some(problem) = check_labels(path, &labels, &models).into_iter().next() {
             return Err(Failure::new(ExitCode::Config, anyhow::anyhow!("{problem}")));
@@ -270,6 +271,13 @@ impl Replay<'_> {
                 self.analyse(&frame, &*clock)?;
             }
             if ended {
+                // What is open may have been seen since its last revision.
+                for open in self.engine.open() {
+                    let mine = self.findings.iter_mut().find(|f| f.finding == open.finding);
+                    if let Some(finding) = mine {
+                        finding.last_seen_s = seconds(open.last_seen);
+                    }
+                }
                 return Ok((last_us as f64 / 1e6, pictures));
             }
         }
@@ -293,7 +301,8 @@ pub fn run(options: &ReplayOptions, terminal: Terminal) -> Outcome {
         let clip = name.unwrap_or_else(|| path.display().to_string());
         let seed = format!("replay/{clip}");
         let mut replay = Replay {
-            tracker: Tracker::new(CAMERA, setup.track.clone(), setup.models.groups()),
+            tracker: Tracker::new(CAMERA, setup.track.clone(), setup.models.groups())
+                .with_starts(starts(&setup.models, &setup.rules, CAMERA)),
             engine: RuleEngine::new(setup.rules.clone(), &seed),
             setup: &setup,
             detector: &mut detector,
@@ -313,11 +322,18 @@ pub fn run(options: &ReplayOptions, terminal: Terminal) -> Outcome {
         print_clip(&replay, length, pictures, options.json, terminal);
         if let Some(truth) = &truth {
             let seen: Vec<Seen> = replay.findings.iter().map(seen_of).collect();
-            let codes: Vec<(&str, f64)> = setup
-                .rules
-                .iter()
-                .map(|r| (r.code.as_str(), r.dwell_ms as f64 / 1000.0))
-                .collect();
+            // Two rules of one code, for two zones, are one question to the truth.
+            let mut codes: Vec<(&str, f64)> = Vec::new();
+            for rule in &setup.rules {
+                let dwell_s = rule.dwell_ms as f64 / 1000.0;
+                match codes
+                    .iter_mut()
+                    .find(|(code, _)| *code == rule.code.as_str())
+                {
+                    Some((_, least)) => *least = dwell_s.min(*least),
+                    None => codes.push((rule.code.as_str(), dwell_s)),
+                }
+            }
             match truth.judge(&clip, &codes, &seen) {
                 Some(judged) => {
                     print_judged(&judged, options.json, terminal);

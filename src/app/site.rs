@@ -17,6 +17,7 @@ use super::blocking::on_thread;
 use super::config::{Problems as ConfigProblems, SiteConfig, check_labels, resolve_rules};
 use super::exit::{ExitCode, Failure, OrExit as _};
 use super::health::{Problems, follow};
+use super::models::starts;
 use crate::base::heartbeat::Heartbeats;
 use crate::base::ids::{CameraId, CameraIx};
 use crate::base::metrics::{Metric, Metrics};
@@ -89,7 +90,7 @@ pub struct RunningSite {
 /// [`ModelsError`] names the file and what to do.
 pub fn load_models(config: &SiteConfig) -> Result<Models, ModelsError> {
     let runtime = Runtime::load(config.detect.onnxruntime.as_deref())?;
-    Models::load(runtime, &config.detect.models)
+    Models::load_with(runtime, &config.detect.models, config.detect.regions)
 }
 
 fn code_of_store(e: &StoreError) -> ExitCode {
@@ -230,7 +231,11 @@ impl Site {
         let mut analytics = Analytics {
             analysed: results,
             trackers: (0..config.cameras.len())
-                .map(|i| Tracker::new(CameraIx(i as u16), config.track.clone(), models.groups()))
+                .map(|i| {
+                    let camera = CameraIx(i as u16);
+                    Tracker::new(camera, config.track.clone(), models.groups())
+                        .with_starts(starts(&models, &rules, camera))
+                })
                 .collect(),
             engine: RuleEngine::new(rules.clone(), &seed),
             facts: Arc::new(Facts {

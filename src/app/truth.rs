@@ -119,11 +119,14 @@ impl Truth {
             };
             let events = merged(&truth.events, words);
             let mine: Vec<&Seen> = seen.iter().filter(|s| s.code == code).collect();
-            let meets = |s: &Seen, e: &(f64, f64)| {
-                s.first_seen_s <= e.1 + EARLY_S
-                    && s.last_seen_s >= e.0 - EARLY_S
-                    && s.opened_s >= e.0 - EARLY_S
+            let spans = |s: &Seen, e: &(f64, f64)| {
+                s.first_seen_s <= e.1 + EARLY_S && s.last_seen_s >= e.0 - EARLY_S
             };
+            let begins = |s: &Seen, e: &(f64, f64)| spans(s, e) && s.opened_s >= e.0 - EARLY_S;
+            // What opened with an event may go on into the next; what opened with none is false,
+            // whatever comes later.
+            let genuine = |s: &Seen| events.iter().any(|e| begins(s, e));
+            let meets = |s: &Seen, e: &(f64, f64)| begins(s, e) || (genuine(s) && spans(s, e));
             for event in &events {
                 // One finding may go on over several events: a gap shorter than its clear time.
                 let told = mine.iter().filter(|s| meets(s, event));
@@ -137,7 +140,7 @@ impl Truth {
                     None => one("missed", event.0, event.1, None),
                 });
             }
-            for s in mine.iter().filter(|s| !events.iter().any(|e| meets(s, e))) {
+            for s in mine.iter().filter(|s| !genuine(s)) {
                 judged.push(one("false", s.first_seen_s, s.last_seen_s, None));
             }
         }
@@ -268,6 +271,28 @@ mod tests {
             ("pest.rodent", "missed"),
         ];
         assert_eq!(got, want.map(|(c, o)| (c.to_owned(), o.to_owned())));
+    }
+
+    #[test]
+    fn a_finding_that_goes_on_finds_the_next_event_unless_it_began_with_none() {
+        let two = Truth {
+            clips: vec![
+                serde_json::from_str(
+                    r#"{"clip": "two.mp4", "events": [
+                        {"code": "rodent", "start_s": 4.0, "end_s": 9.0},
+                        {"code": "rodent", "start_s": 11.0, "end_s": 15.0}]}"#,
+                )
+                .unwrap(),
+            ],
+        };
+        let outcomes = |first_seen_s, opened_s, last_seen_s| -> Vec<String> {
+            let seen = seen("pest.rodent", first_seen_s, opened_s, last_seen_s);
+            let judged = two.judge("two.mp4", &[("pest.rodent", 0.4)], &[seen]);
+            judged.unwrap().into_iter().map(|j| j.outcome).collect()
+        };
+        assert_eq!(outcomes(4.5, 5.0, 14.8), ["found", "found"]);
+        assert_eq!(outcomes(4.5, 5.0, 8.0), ["found", "missed"]);
+        assert_eq!(outcomes(0.5, 1.0, 14.8), ["missed", "missed", "false"]);
     }
 
     #[test]

@@ -31,11 +31,12 @@ pub struct MotionDetector {
     moved: Vec<bool>,
 }
 
-/// Clusters of moving cells that are handed on at most, the largest.
-pub const MAX_CLUSTERS: usize = 6;
+/// Clusters of moving cells that are handed on at most, the largest: more than kitchens have people,
+/// since a rat beside them is the smallest.
+pub const MAX_CLUSTERS: usize = 16;
 /// Share of moving cells above which there are no clusters: the camera itself moves, or cuts.
 const EVERYWHERE: f32 = 0.4;
-/// Cells that a gap between two moving cells may span for both to be one thing.
+/// Cells from one moving cell to the next up to which both are one thing: one still cell between.
 const GAP: usize = 2;
 
 impl MotionDetector {
@@ -53,7 +54,7 @@ impl MotionDetector {
     }
 
     /// Where the last picture moved, as fractions of it, the largest first, at most
-    /// [`MAX_CLUSTERS`]: boxes around cells that touch or nearly do. A lone cell is noise. Empty where
+    /// `MAX_CLUSTERS`: boxes around cells that touch or nearly do. A lone cell is noise. Empty where
     /// nothing moved, and where everything did.
     pub fn clusters(&self) -> Vec<NormRect> {
         let count = self.moved.iter().filter(|m| **m).count();
@@ -233,10 +234,13 @@ mod tests {
         assert_eq!(clusters.len(), 1, "{clusters:?}");
         let square = NormRect::clipped(300.0 / 640.0, 100.0 / 360.0, 320.0 / 640.0, 120.0 / 360.0);
         assert!(clusters[0].iou(&square) > 0.5, "{clusters:?}");
+        let mut m = MotionDetector::new();
         feed(&mut m, &picture(60, 0, 0, 3));
         feed(&mut m, &picture(60, 250, 0, 4));
         assert_eq!(m.clusters().len(), 1);
-        let halves: Vec<u8> = (0..640 * 360).map(|i| if i % 640 < 320 { 0 } else { 255 }).collect();
+        let halves: Vec<u8> = (0..640 * 360)
+            .map(|i| if i % 640 < 320 { 0 } else { 255 })
+            .collect();
         feed(&mut m, &halves);
         assert!(m.clusters().is_empty(), "a cut to another scene");
     }

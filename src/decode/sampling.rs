@@ -4,7 +4,7 @@
 //! that both look at the same pictures.
 use std::collections::VecDeque;
 
-use super::config::DecodeConfig;
+use super::config::{DecodeConfig, MotionConfig};
 use super::ffmpeg::{DecodeError, Decoder, Picture};
 use super::frame::{Frame, YuvMatrix};
 use super::motion::MotionDetector;
@@ -215,29 +215,36 @@ impl FrameSampler {
 
     /// Where it moved last, while the gate stays open for it: what stops for a moment is still there.
     fn moving(&self, now: MonoMicros) -> Vec<NormRect> {
-        let hold = self.config.motion.as_ref().map(|gate| gate.hold);
-        match hold {
-            Some(hold) if now.since(self.moving.0) <= hold => self.moving.1.clone(),
-            _ => Vec::new(),
+        let hold = match &self.config.motion {
+            Some(gate) => gate.hold,
+            None => MotionConfig::default().hold,
+        };
+        if now.since(self.moving.0) <= hold {
+            self.moving.1.clone()
+        } else {
+            Vec::new()
         }
     }
 
     /// The motion gate: motion now, motion a moment ago, or time to look again.
     fn moves(&mut self, picture: &Picture<'_>, stamp: &FrameStamp) -> bool {
-        let Some(gate) = &self.config.motion else {
-            return true;
-        };
         let now = stamp.received;
-        if picture.has_8_bit_luma() {
+        // Without a gate too: where it moves, the detector looks more closely.
+        let changed = if picture.has_8_bit_luma() {
             let rows = |step: usize, row: &mut dyn FnMut(&[u8])| picture.luma_rows(step, row);
-            if self.motion.changed(picture.size, 2, rows) >= gate.min_area {
-                self.last_motion = Some(now);
-            }
+            let changed = self.motion.changed(picture.size, 2, rows);
             let clusters = self.motion.clusters();
             if !clusters.is_empty() {
                 self.moving = (now, clusters);
             }
+            changed
         } else {
+            1.0
+        };
+        let Some(gate) = &self.config.motion else {
+            return true;
+        };
+        if changed >= gate.min_area {
             self.last_motion = Some(now);
         }
         let moved = self.last_motion.is_some_and(|t| now.since(t) <= gate.hold);

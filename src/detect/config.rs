@@ -9,6 +9,8 @@ pub struct DetectConfig {
     /// Worker threads; `None` sizes them from the cores. Each has one single-threaded session per
     /// model: on small boxes more sessions use the cores better than more threads per session.
     pub workers: Option<usize>,
+    /// Native-resolution regions looked at in one frame at most; `None`: as many as the cards say.
+    pub regions: Option<usize>,
     /// ONNX Runtime's shared library; `None` looks in the usual places.
     pub onnxruntime: Option<PathBuf>,
 }

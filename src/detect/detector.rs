@@ -79,10 +79,27 @@ impl Models {
     /// # Errors
     /// [`ModelsError`] names the file and what to do.
     pub fn load(runtime: Runtime, cards: &[PathBuf]) -> Result<Self, ModelsError> {
-        let models = cards
+        Self::load_with(runtime, cards, None)
+    }
+
+    /// The same with another limit of native-resolution regions in a frame than the cards'.
+    ///
+    /// # Errors
+    /// [`ModelsError`] names the file and what to do.
+    pub fn load_with(
+        runtime: Runtime,
+        cards: &[PathBuf],
+        regions: Option<usize>,
+    ) -> Result<Self, ModelsError> {
+        let mut models = cards
             .iter()
             .map(|c| LoadedModel::load(c))
             .collect::<Result<Vec<_>, _>>()?;
+        for model in &mut models {
+            if let (Some(of), Some(limit)) = (&mut model.card.regions, regions) {
+                of.per_frame = limit;
+            }
+        }
         Self::of(runtime, models)
     }
 
@@ -188,7 +205,10 @@ impl Models {
                         .iter()
                         .map(|c| of.of.contains(&c.label))
                         .collect(),
-                    labels: HeadLabel::ALL.map(|l| self.class(l.as_str())),
+                    labels: HeadLabel::ALL.map(|l| {
+                        let at = card.classes.iter().position(|c| c.name == l.as_str());
+                        at.map(|at| ClassId((first_class + at) as u16))
+                    }),
                     low: card.thresholds.low,
                 }),
                 _ => stages.push(Stage {

@@ -28,5 +28,4 @@ pub use heads::{COVERS, CoverScores, FACES, FaceScores, HeadLabel, HeadState};
 pub use onnx::{Network, OnnxError, Runtime};
 pub use postprocess::{RawBox, decode_yolox, suppress};
 pub use preprocess::{CropPx, Letterbox, Preprocessor, tensor_size};
-pub use regions::tiles;
 pub use worker::{Analysed, DetectWorker, ERROR_LIMIT};

@@ -15,9 +15,9 @@ const EDGE: f64 = 0.02;
 /// Share of a region's box inside a box of the same group that makes it a part of that.
 const PART: f32 = 0.7;
 
-/// Squares of `card.side_px` around what moves, largest cluster first, shifted into the picture, none
-/// where another already covers it. `turn` (the frame's number) decides who comes first where there
-/// are more than `card.per_frame`, so that in a few frames all are looked at.
+/// Squares of `card.side_px` over what moves, shifted into the picture, none where another already
+/// covers it; a cluster that is larger than a square gets several. `turn` (the frame's number) decides
+/// who comes first where there are more than `card.per_frame`, so that in a few frames all are looked at.
 pub fn regions(
     card: &RegionsCard,
     picture: SizePx,
@@ -32,24 +32,24 @@ pub fn regions(
     }
     let mut all: Vec<CropPx> = Vec::new();
     for rect in moving {
-        let (cx, cy) = (f64::from(rect.center().x) * w, f64::from(rect.center().y) * h);
-        let covered = |r: &CropPx| {
-            let near = LARGEST / 2.0 * side;
-            cx - near >= r.x0 && cx + near <= r.x1 && cy - near >= r.y0 && cy + near <= r.y1
-        };
-        if all.iter().any(covered) {
-            continue;
+        let known = all.len();
+        let across = starts(f64::from(rect.x0) * w, f64::from(rect.x1) * w, side, w);
+        for y0 in starts(f64::from(rect.y0) * h, f64::from(rect.y1) * h, side, h) {
+            for &x0 in &across {
+                let near =
+                    |r: &CropPx| (r.x0 - x0).abs() < side / 4.0 && (r.y0 - y0).abs() < side / 4.0;
+                if !all[..known].iter().any(near) {
+                    all.push(CropPx {
+                        x0,
+                        y0,
+                        x1: x0 + side,
+                        y1: y0 + side,
+                    });
+                }
+            }
         }
-        let x0 = (cx - side / 2.0).clamp(0.0, w - side).floor();
-        let y0 = (cy - side / 2.0).clamp(0.0, h - side).floor();
-        all.push(CropPx {
-            x0,
-            y0,
-            x1: x0 + side,
-            y1: y0 + side,
-        });
     }
-    if all.len() > card.per_frame && !all.is_empty() {
+    if all.len() > card.per_frame {
         let first = (turn % all.len() as u64) as usize;
         all.rotate_left(first);
         all.truncate(card.per_frame);
@@ -57,25 +57,20 @@ pub fn regions(
     all
 }
 
-/// A whole picture as overlapping regions, for a still that says nothing of motion: every thing of up
-/// to half a region's side lies whole in one of them.
-pub fn tiles(side_px: u32, picture: SizePx) -> Vec<NormRect> {
-    let starts = |length: u32| -> Vec<f32> {
-        let last = length.saturating_sub(side_px);
-        let steps = last.div_ceil((side_px / 2).max(1)).max(1);
-        (0..=steps)
-            .map(|i| (f64::from(last) * f64::from(i) / f64::from(steps)) as f32)
-            .collect()
-    };
-    let (w, h) = (picture.width_px as f32, picture.height_px as f32);
-    let side = side_px as f32;
-    let mut all = Vec::new();
-    for y in starts(picture.height_px) {
-        for x in starts(picture.width_px) {
-            all.push(NormRect::clipped(x / w, y / h, (x + side) / w, (y + side) / h));
-        }
+/// Where squares of `side` begin that cover `low..high` of an axis of `limit` pixels: one in the middle
+/// of it, or, where it is longer, several that overlap by at least half, so that what is up to half a
+/// side long lies whole in one of them.
+fn starts(low: f64, high: f64, side: f64, limit: f64) -> Vec<f64> {
+    let inside = |start: f64| start.clamp(0.0, limit - side).round();
+    let length = high - low;
+    if length <= side {
+        return vec![inside(f64::midpoint(low, high) - side / 2.0)];
     }
-    all
+    let steps = ((length - side) / (side / 2.0)).ceil().max(1.0) as u32;
+    let step = (length - side) / f64::from(steps);
+    (0..=steps)
+        .map(|i| inside(low + step * f64::from(i)))
+        .collect()
 }
 
 /// Of boxes in fractions of `region`, those that count, in fractions of the picture.
@@ -84,11 +79,13 @@ pub fn in_picture(boxes: Vec<RawBox>, region: &CropPx, picture: SizePx) -> Vec<R
     let (rw, rh) = (region.x1 - region.x0, region.y1 - region.y0);
     let whole = |low: f32, high: f32, start: f64, length: f64, limit: f64| {
         let (low, high) = (f64::from(low), f64::from(high));
-        let cut = (low < EDGE && start > 0.5) || (high > 1.0 - EDGE && start + length < limit - 0.5);
+        let cut =
+            (low < EDGE && start > 0.5) || (high > 1.0 - EDGE && start + length < limit - 0.5);
         !cut && high - low <= LARGEST
     };
     let counts = |b: &RawBox| {
-        whole(b.rect.x0, b.rect.x1, region.x0, rw, w) && whole(b.rect.y0, b.rect.y1, region.y0, rh, h)
+        whole(b.rect.x0, b.rect.x1, region.x0, rw, w)
+            && whole(b.rect.y0, b.rect.y1, region.y0, rh, h)
     };
     let x = |v: f32| ((region.x0 + f64::from(v) * rw) / w) as f32;
     let y = |v: f32| ((region.y0 + f64::from(v) * rh) / h) as f32;
@@ -99,14 +96,14 @@ pub fn in_picture(boxes: Vec<RawBox>, region: &CropPx, picture: SizePx) -> Vec<R
     kept
 }
 
-/// Whether a region's box is only a part of one of the frame's of the same group: a sleeve that looks
-/// like a small person.
+/// Whether a region's box is only a part of one of the frame's of the same group that is as sure: a
+/// sleeve that looks like a small person.
 pub fn is_part(of_region: &RawBox, of_frame: &[RawBox], group: impl Fn(usize) -> u16) -> bool {
     let small = &of_region.rect;
     of_frame.iter().any(|big| {
         let w = (small.x1.min(big.rect.x1) - small.x0.max(big.rect.x0)).max(0.0);
         let h = (small.y1.min(big.rect.y1) - small.y0.max(big.rect.y0)).max(0.0);
-        let larger = big.rect.area() > 2.0 * small.area();
+        let larger = big.score >= of_region.score && big.rect.area() > 2.0 * small.area();
         group(big.class) == group(of_region.class) && larger && w * h > PART * small.area()
     })
 }
@@ -181,11 +178,16 @@ mod tests {
         assert!(is_part(&raw(0.25, 0.3, 0.3, 0.5), &[person], |_| 0));
         assert!(!is_part(&raw(0.6, 0.3, 0.7, 0.5), &[person], |_| 0));
         assert!(!is_part(&raw(0.21, 0.12, 0.5, 0.9), &[person], |_| 0));
+        let doubtful = RawBox {
+            score: 0.1,
+            ..person
+        };
+        assert!(!is_part(&raw(0.25, 0.3, 0.3, 0.5), &[doubtful], |_| 0));
     }
 
     proptest! {
         #[test]
-        fn regions_lie_in_the_picture_and_tiles_cover_it(
+        fn regions_lie_in_the_picture_and_cover_what_moves(
             w in 224u32..3000, h in 224u32..2000, x in 0.0f32..1.0, y in 0.0f32..1.0, turn: u64,
         ) {
             let size = SizePx { width_px: w, height_px: h };
@@ -194,8 +196,12 @@ mod tests {
                 prop_assert!(r.x0 >= 0.0 && r.y0 >= 0.0 && r.x1 <= f64::from(w) && r.y1 <= f64::from(h));
                 prop_assert!((r.x1 - r.x0 - 224.0).abs() < 1e-9);
             }
-            let all = tiles(224, size);
-            prop_assert!(all.iter().any(|t| t.x0 <= x && t.x1 >= x && t.y0 <= y && t.y1 >= y));
+            let card = RegionsCard { per_frame: usize::MAX, ..CARD };
+            let all = regions(&card, size, scaled, &[NormRect::clipped(0.0, 0.0, 1.0, 1.0)], turn);
+            // Every square of half a side lies whole in one of them.
+            let (x0, y0) = (f64::from(x) * (f64::from(w) - 112.0), f64::from(y) * (f64::from(h) - 112.0));
+            let whole = |r: &CropPx| r.x0 <= x0 + 1.0 && r.x1 + 1.0 >= x0 + 112.0 && r.y0 <= y0 + 1.0 && r.y1 + 1.0 >= y0 + 112.0;
+            prop_assert!(all.iter().any(whole), "{x0} {y0} {all:?}");
         }
     }
 }

@@ -72,6 +72,18 @@ fn id_near(set: &TrackSet, x: f32) -> u64 {
 }
 
 #[test]
+fn a_class_may_begin_tracks_at_a_score_of_its_own_but_never_above_the_common_one() {
+    let starts = [0.9, 0.9, 0.9, 0.2].into();
+    let mut t = tracker().with_starts(starts);
+    let rat = at(RODENT, 0.25, 0.2, 0.2, 0.1, 0.1);
+    let faint = at(BARE, 0.25, 0.5, 0.5, 0.1, 0.1);
+    let sure = at(PERSON, 0.5, 0.8, 0.8, 0.1, 0.1);
+    let tracks = t.update(&picture(0, vec![rat, faint, sure])).tracks;
+    let classes: Vec<u16> = tracks.iter().map(|t| t.class.0).collect();
+    assert_eq!(classes, [PERSON, RODENT]);
+}
+
+#[test]
 fn an_object_is_tentative_until_it_was_seen_often_enough() {
     let sets = run(
         &mut tracker(),

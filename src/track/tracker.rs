@@ -11,7 +11,8 @@
 //!    and one face seen both as bare and as masked must not become two tracks, one of them bare
 //!    for good.
 //! 2. Every track is predicted to the picture's time.
-//! 3. High detections are matched to confirmed and lost tracks, then low ones to the confirmed
+//! 3. High detections (at or above `score_high`, or, for some classes, a lower score of their own: see
+//!    [`Tracker::with_starts`]) are matched to confirmed and lost tracks, then low ones to the confirmed
 //!    tracks left over, then the high ones left over to tentative tracks.
 //! 4. High detections still left over begin tracks. Tentative tracks that were not matched end,
 //!    confirmed ones become lost, lost ones end after `lost_ms`.
@@ -105,6 +106,8 @@ pub struct Tracker {
     camera: CameraIx,
     config: TrackConfig,
     groups: Arc<[u16]>,
+    /// By class, where it is not `score_high`: the score from which a detection is high.
+    starts: Arc<[f32]>,
     /// The newest receipt so far.
     now: MonoMicros,
     next_id: u64,
@@ -121,10 +124,26 @@ impl Tracker {
             camera,
             config,
             groups,
+            starts: Arc::new([]),
             now: MonoMicros::default(),
             next_id: 0,
             live: Vec::new(),
         }
+    }
+
+    /// The same with a score of its own for each class from which a detection is high, where that is
+    /// below `score_high`: scores of different models do not mean the same, and a rule must be able
+    /// to trust a class from its own threshold on.
+    #[must_use]
+    pub fn with_starts(mut self, starts: Arc<[f32]>) -> Self {
+        self.starts = starts;
+        self
+    }
+
+    fn is_high(&self, detection: &Detection) -> bool {
+        let own = self.starts.get(usize::from(detection.class.0));
+        let high = self.config.score_high;
+        detection.score >= own.map_or(high, |own| own.min(high))
     }
 
     /// Takes one picture's detections and says which objects there are now, lost and tentative
@@ -143,7 +162,7 @@ impl Tracker {
         let (high, low): (Vec<_>, Vec<_>) = self
             .candidates(&detections.items)
             .into_iter()
-            .partition(|c| c.detection.score >= self.config.score_high);
+            .partition(|c| self.is_high(&c.detection));
 
         self.end_forgotten();
         for live in &mut self.live {

@@ -77,17 +77,17 @@ fn a_daemon_does_not_start_on_a_wrong_config() {
 #[test]
 fn a_model_whose_hash_does_not_match_is_refused_by_name() {
     let site = site();
-    std::fs::copy(root("models/face-mask.toml"), site.path("face-mask.toml")).unwrap();
-    let mut network = std::fs::read(root("models/face-mask.onnx")).unwrap();
+    std::fs::copy(root("models/kitchen.toml"), site.path("kitchen.toml")).unwrap();
+    let mut network = std::fs::read(root("models/kitchen.onnx")).unwrap();
     let middle = network.len() / 2;
     network[middle] ^= 1;
-    std::fs::write(site.path("face-mask.onnx"), network).unwrap();
-    let card = root("models/face-mask.toml").display().to_string();
-    site.write_config(&site.read_config().replace(&card, "face-mask.toml"));
+    std::fs::write(site.path("kitchen.onnx"), network).unwrap();
+    let card = root("models/kitchen.toml").display().to_string();
+    site.write_config(&site.read_config().replace(&card, "kitchen.toml"));
     let (code, said) = refused(&site);
     assert_eq!(code, 78, "{said}");
     assert!(
-        said.contains("face-mask.onnx") && said.contains("SHA-256"),
+        said.contains("kitchen.onnx") && said.contains("SHA-256"),
         "{said}"
     );
 }

@@ -13,5 +13,6 @@ mod architecture;
 mod broker;
 mod camera;
 mod commands;
+mod models;
 mod pipeline;
 mod support;

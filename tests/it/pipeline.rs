@@ -93,8 +93,9 @@ fn the_demo_needs_nothing_and_tells_a_finding() {
     assert!(demo.wait().success());
     let said = demo.said();
     assert!(said.contains("OFFLINE"), "{said}");
+    // The astronaut has no hat either.
     assert!(
-        said.contains("1 opened") && said.contains("0 waiting"),
+        said.contains("FOUND     ppe.hat.missing  wok-1") && said.contains("0 waiting"),
         "{said}"
     );
 }

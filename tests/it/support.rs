@@ -412,7 +412,7 @@ impl SiteDir {
              [uplink]\nbroker = \"{broker}\"\nprogress_timeout_s = 5\ntelemetry_s = 2\n\
              [detect]\nmodels = [\"{}\"]\nworkers = 1\n\
              onnxruntime = \"{}\"\n{tables}",
-            root("models/face-mask.toml").display(),
+            root("models/kitchen.toml").display(),
             root(".runtime/onnxruntime/libonnxruntime.so").display(),
         ));
         site

@@ -36,7 +36,7 @@ pub const CODES: &[CodeDefaults] = &[
     CodeDefaults {
         code: "act.smoking",
         urgency: Urgency::TimeLimited,
-        labels: &["smoking"],
+        labels: &["smoking", "cigarette"],
         samples: 5,
         dwell_ms: 2000,
     },

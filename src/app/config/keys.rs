@@ -225,7 +225,7 @@ pub const KEYS: &[Key] = &[
         "detect",
         "models",
         "list of paths, at least one",
-        "[\"/usr/share/mingchu/models/face-mask.toml\"]",
+        "[\"/usr/share/mingchu/models/kitchen.toml\", \"/usr/share/mingchu/models/heads.toml\"]",
         Required,
         "Model cards. The network that a card names lies beside it.",
     ),
@@ -236,6 +236,14 @@ pub const KEYS: &[Key] = &[
         "3",
         Words("the machine's cores less one, at least 1; 2 on two cores"),
         "Threads that run the models.",
+    ),
+    key(
+        "detect",
+        "regions",
+        "whole number, 0 to 16",
+        "2",
+        Words("what the models' cards say"),
+        "Where something moves in a picture that is larger than the models' input, so many squares of the camera's own pixels are looked at too: small rats are found, and each square costs about a third of a picture. 0: none.",
     ),
     key(
         "detect",
@@ -253,7 +261,7 @@ pub const KEYS: &[Key] = &[
         "number, 0 to 1",
         "0.4",
         Value("0.4"),
-        "Boxes from this score on begin tracks and are matched first.",
+        "Boxes from this score on begin tracks and are matched first; boxes of a class whose own threshold (card or rule) is lower, from that.",
     ),
     key(
         "track",
@@ -453,7 +461,7 @@ pub const KEYS: &[Key] = &[
         "list of labels, at least one",
         "[\"face-bare\"]",
         Words(
-            "by code: `ppe.mask.missing` face-bare and face-chin, `ppe.hat.missing` head-bare, `act.smoking` smoking, `pest.rodent` rat; other codes need it",
+            "by code: `ppe.mask.missing` face-bare and face-chin, `ppe.hat.missing` head-bare, `act.smoking` smoking and cigarette, `pest.rodent` rat; other codes need it",
         ),
         "Labels of the models that count as the violation. `mingchu check` lists what the models know.",
     ),

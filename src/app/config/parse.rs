@@ -375,11 +375,13 @@ fn read_detect(section: Section<'_, '_>) -> Detect {
         .texts("models")
         .map(|models| models.into_iter().map(resolve).collect());
     let workers = section.integer("workers", 1..=64).map(|n| n as usize);
+    let regions = section.integer("regions", 0..=16).map(|n| n as usize);
     let onnxruntime = section.path("onnxruntime");
     section.finish();
     let config = models.as_ref().map(|models| DetectConfig {
         models: models.iter().map(|m| m.value.clone()).collect(),
         workers,
+        regions,
         onnxruntime: onnxruntime.clone(),
     });
     (config, models.unwrap_or_default(), onnxruntime)

@@ -16,8 +16,9 @@ use self::broker::DemoBroker;
 pub use self::broker::LOG_FILTER;
 use self::rtsp_server::{Clip, ClipUnit};
 use super::blocking::on_thread;
-use super::config::{self, Problems, SiteConfig, toml_text};
+use super::config::{self, CODES, Problems, SiteConfig, toml_text};
 use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
+use super::models::shipped_or;
 use super::run::Signals;
 use super::site::{RunningSite, Site, find_upwards};
 use super::tail::{self, View};
@@ -31,8 +32,6 @@ use crate::uplink::{Heard, SiteStatus, Topics};
 
 /// Made at set-up.
 const CLIP: &str = ".runtime/demo/kitchen.mp4";
-const MODEL: &str = "models/face-mask.toml";
-const INSTALLED_MODEL: &str = "/usr/share/mingchu/models/face-mask.toml";
 /// After the daemon's goodbye, what is on its way to the tail may take this long.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -128,21 +127,27 @@ fn own_source(source: &str) -> anyhow::Result<String> {
 }
 
 /// The config that an integrator would write for this.
-fn site_toml(url: &str, state_dir: &Path, model: &Path, broker_port: u16) -> String {
+fn site_toml(url: &str, state_dir: &Path, models: &[PathBuf], broker_port: u16) -> String {
     let repeat = if url.starts_with("file:") {
         "repeat = true\n"
     } else {
         ""
     };
+    let models = models.iter().map(|m| toml_text(&m.display().to_string()));
+    let models: Vec<String> = models.collect();
+    let mut rules = String::new();
+    for code in CODES.iter().map(|c| c.code) {
+        rules += &format!(
+            "[[rule]]\nid = \"{code}\"\ncode = \"{code}\"\nclear_ms = 6000\nupdate_ms = 5000\n"
+        );
+    }
     format!(
         "[site]\nregion = \"000000\"\nid = \"demo\"\nstate_dir = {state_dir}\n\
          [uplink]\nbroker = \"mqtt://127.0.0.1:{broker_port}\"\ntelemetry_s = 10\n\
-         [detect]\nmodels = [{model}]\n\
-         [[camera]]\nid = \"wok-1\"\nurl = {url}\n{repeat}\
-         [[rule]]\nid = \"mask-wok\"\ncode = \"ppe.mask.missing\"\nlabels = [\"face-bare\"]\n\
-         dwell_ms = 2000\nclear_ms = 6000\nupdate_ms = 5000\n",
+         [detect]\nmodels = [{models}]\n\
+         [[camera]]\nid = \"wok-1\"\nurl = {url}\n{repeat}{rules}",
         state_dir = toml_text(&state_dir.display().to_string()),
-        model = toml_text(&model.display().to_string()),
+        models = models.join(", "),
         url = toml_text(url),
     )
 }
@@ -153,12 +158,7 @@ fn site_config(
     state_dir: &Path,
     broker_port: u16,
 ) -> Result<SiteConfig, Failure> {
-    let installed = PathBuf::from(INSTALLED_MODEL);
-    let model = find_upwards(Path::new(MODEL))
-        .or_else(|| installed.is_file().then_some(installed))
-        .ok_or_else(|| anyhow!("there is no {MODEL} here: run the demo from a checkout"))
-        .or_exit(ExitCode::Config)?;
-    let text = site_toml(url, state_dir, &model, broker_port);
+    let text = site_toml(url, state_dir, &shipped_or(&[])?, broker_port);
     let parsed = config::parse(Path::new("demo"), &text);
     let mut config = parsed
         .config
