@@ -55,6 +55,16 @@ def rate(step, total, peak, warm):
 
 
 @torch.no_grad()
+def follow(smooth, net, step, most):
+    """Moves the average over steps towards the network; early steps are forgotten sooner than `most` says."""
+    keep = min(most, (1 + step) / (10 + step))
+    for p, q in zip(smooth.parameters(), net.parameters()):
+        p.lerp_(q, 1 - keep)
+    for p, q in zip(smooth.buffers(), net.buffers()):
+        p.copy_(q) if p.dtype == torch.long else p.lerp_(q, 1 - keep)
+
+
+@torch.no_grad()
 def held_out_score(net, pictures):
     """AP50 per class on the held-out slice as it is and shrunk to 0.45, and the mean over both."""
     net = fold_norms(copy.deepcopy(net).cpu()).eval()
@@ -141,12 +151,7 @@ def main():
             torch.nn.utils.clip_grad_norm_(net.parameters(), 10.0)
             opt.step()
             step += 1
-            keep = min(0.9985, (1 + step) / (10 + step))
-            with torch.no_grad():
-                for p, q in zip(smooth.parameters(), net.parameters()):
-                    p.lerp_(q, 1 - keep)
-                for p, q in zip(smooth.buffers(), net.buffers()):
-                    p.copy_(q) if p.dtype == torch.long else p.lerp_(q, 1 - keep)
+            follow(smooth, net, step, 0.9985)
             sums += seen
         line = {"epoch": epoch, "seconds": round(time.time() - start, 1), "box_obj_cls": [round(v, 3) for v in sums / per_epoch]}
         if (epoch + 1) % a.every == 0 or epoch + 1 == a.epochs:

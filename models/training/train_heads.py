@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 import crops
 from heads_net import HeadsNet
-from train_detector import rate, save
+from train_detector import follow, rate, save
 
 # How much a mistake weighs, against the classes' rarity.
 COVER = torch.tensor([1.2, 1.2, 1.0, 1.6])
@@ -137,12 +137,7 @@ def main():
             opt.step()
             step += 1
             total += loss.item()
-            keep = min(0.998, (1 + step) / (10 + step))
-            with torch.no_grad():
-                for p, q in zip(smooth.parameters(), net.parameters()):
-                    p.lerp_(q, 1 - keep)
-                for p, q in zip(smooth.buffers(), net.buffers()):
-                    p.copy_(q) if p.dtype == torch.long else p.lerp_(q, 1 - keep)
+            follow(smooth, net, step, 0.998)
         line = {"epoch": epoch, "seconds": round(time.time() - start, 1), "loss": round(total / per_epoch, 4)}
         if (epoch + 1) % a.every == 0 or epoch + 1 == a.epochs:
             scores, mean = held_out_score(smooth, held, device)
