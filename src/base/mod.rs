@@ -9,4 +9,5 @@ pub mod heartbeat;
 pub mod ids;
 pub mod metrics;
 pub mod secret;
+pub mod streak;
 pub mod time;

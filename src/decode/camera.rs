@@ -15,6 +15,7 @@ use super::board::FrameBoard;
 use super::config::DecodeConfig;
 use super::ffmpeg::DecodeError;
 use super::frame::Frame;
+use super::picture_health::PictureFault;
 use super::sampling::{FrameSampler, Sampled};
 use crate::base::geometry::SizePx;
 use crate::base::heartbeat::Heartbeat;
@@ -47,6 +48,8 @@ pub struct DecodeHealth {
     pub size: Option<SizePx>,
     /// Pictures per second, over the last seconds; 0 when none come.
     pub fps: f32,
+    /// What is wrong with the pictures, as of the newest sampled one.
+    pub picture: Option<PictureFault>,
 }
 
 /// Everything one camera's decode thread owns.
@@ -208,7 +211,7 @@ impl DecodeThread {
         sampler: &mut FrameSampler,
         seen: &mut Seen,
     ) -> Result<(), DecodeError> {
-        sampler.feed(unit, &*self.clock, &mut |sampled| match sampled {
+        let fed = sampler.feed(unit, &*self.clock, &mut |sampled| match sampled {
             // Closed means that the site is stopping; the units still queued are worth nothing.
             Sampled::Frame(frame) => {
                 self.board.post(self.camera, frame);
@@ -226,6 +229,16 @@ impl DecodeThread {
                     changed
                 });
             }
-        })
+        });
+        let fault = sampler.picture_fault();
+        self.health.send_if_modified(|h| {
+            let changed = h.picture != fault;
+            if changed {
+                tracing::info!(camera = %self.id, from = ?h.picture, to = ?fault, "picture fault");
+                h.picture = fault;
+            }
+            changed
+        });
+        fed
     }
 }

@@ -1,6 +1,8 @@
 //! What a camera's decoding needs to be told.
 use std::time::Duration;
 
+use super::picture_health::PictureConfig;
+
 /// One camera's decoding, sampling and motion gate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecodeConfig {
@@ -8,6 +10,8 @@ pub struct DecodeConfig {
     pub analyse_fps: f32,
     /// `None`: every sampled picture is analysed.
     pub motion: Option<MotionConfig>,
+    /// How long what is wrong with its pictures must last.
+    pub picture: PictureConfig,
 }
 
 /// When a sampled picture counts as still and is not analysed.
@@ -36,6 +40,7 @@ impl Default for DecodeConfig {
         Self {
             analyse_fps: 4.0,
             motion: Some(MotionConfig::default()),
+            picture: PictureConfig::default(),
         }
     }
 }

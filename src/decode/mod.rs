@@ -10,7 +10,9 @@ mod config;
 mod ffmpeg;
 mod frame;
 mod motion;
+mod picture_health;
 mod sampling;
+mod scan;
 
 pub use board::{Claim, FrameBoard, Held, NoFrame, Posted};
 pub use camera::{DecodeHealth, DecodeThread, FAILURE_LIMIT, FAILURE_WINDOW, REST, STALL};
@@ -18,4 +20,5 @@ pub use config::{DecodeConfig, MotionConfig};
 pub use ffmpeg::{Clips, DecodeError, Decoder, Picture, PictureError, read_picture};
 pub use frame::{Frame, YuvMatrix};
 pub use motion::MotionDetector;
+pub use picture_health::{PictureConfig, PictureFault};
 pub use sampling::{FrameSampler, Sampled};

@@ -13,7 +13,7 @@ use crate::base::geometry::{NormRect, SizePx};
 
 /// Cells across and down. At 1280x720 a cell is 10x10 pixels: a rodent of 3 % of the width covers a
 /// dozen of them.
-const GRID: (usize, usize) = (128, 72);
+pub(super) const GRID: (usize, usize) = (128, 72);
 /// Luma levels, of 256, by which a cell must differ from its background.
 const DIFFERENCE: f32 = 7.0;
 /// How fast a cell is learnt, per picture. Slower learning of cells that differ would keep ghosts of
@@ -27,6 +27,7 @@ pub struct MotionDetector {
     background: Vec<f32>,
     cells: Vec<u32>,
     counts: Vec<u32>,
+    means: Vec<f32>,
     diffs: Vec<f32>,
     moved: Vec<bool>,
 }
@@ -48,6 +49,7 @@ impl MotionDetector {
             background: Vec::new(),
             cells: vec![0; n],
             counts: vec![0; n],
+            means: vec![0.0; n],
             diffs: vec![0.0; n],
             moved: vec![false; n],
         }
@@ -99,6 +101,17 @@ impl MotionDetector {
         found.into_iter().map(|(_, rect)| rect).collect()
     }
 
+    /// Mean luma of each cell of the last picture, row by row; 0 where the picture is too small to give
+    /// a cell pixels of its own.
+    pub(super) fn means(&self) -> &[f32] {
+        &self.means
+    }
+
+    /// Whether each cell of the last picture had pixels of its own.
+    pub(super) fn has_all_cells(&self) -> bool {
+        !self.counts.contains(&0)
+    }
+
     /// Takes one picture (`rows` calls back with luma rows, top to bottom, every `step`-th) and
     /// returns the share of cells that changed, `0.0..=1.0`. The first picture of a size is all
     /// change.
@@ -127,17 +140,17 @@ impl MotionDetector {
             }
             y += step;
         });
-        let mean = |i: usize, c: &[u32], n: &[u32]| c[i] as f32 / n[i].max(1) as f32;
+        for ((mean, sum), count) in self.means.iter_mut().zip(&self.cells).zip(&self.counts) {
+            *mean = *sum as f32 / (*count).max(1) as f32;
+        }
         if self.size != size || self.background.is_empty() {
             self.size = size;
-            self.background = (0..self.cells.len())
-                .map(|i| mean(i, &self.cells, &self.counts))
-                .collect();
+            self.background.clone_from(&self.means);
             self.moved.fill(false);
             return 1.0;
         }
         for i in 0..self.cells.len() {
-            self.diffs[i] = mean(i, &self.cells, &self.counts) - self.background[i];
+            self.diffs[i] = self.means[i] - self.background[i];
         }
         let lighting = median(&mut self.diffs.clone());
         let mut moved = 0;

@@ -8,6 +8,8 @@ use super::config::{DecodeConfig, MotionConfig};
 use super::ffmpeg::{DecodeError, Decoder, Picture};
 use super::frame::{Frame, YuvMatrix};
 use super::motion::MotionDetector;
+use super::picture_health::{PictureFault, PictureHealth, PictureSample};
+use super::scan::LumaScan;
 use crate::base::geometry::{NormRect, SizePx};
 use crate::base::ids::CameraIx;
 use crate::base::metrics::{Counter, Metric, Metrics};
@@ -94,6 +96,9 @@ pub struct FrameSampler {
     /// Where it moved last, and when.
     moving: (MonoMicros, Vec<NormRect>),
     last_passed: Option<MonoMicros>,
+    key_units: u64,
+    scan: LumaScan,
+    health: PictureHealth,
 }
 
 impl FrameSampler {
@@ -103,6 +108,7 @@ impl FrameSampler {
         Self {
             camera,
             sampler: Sampler::new(config.analyse_fps),
+            health: PictureHealth::new(&config.picture),
             config,
             counters: Counters {
                 frames: counter(Metric::DecodeFrames),
@@ -117,7 +123,14 @@ impl FrameSampler {
             last_motion: None,
             moving: (MonoMicros::default(), Vec::new()),
             last_passed: None,
+            key_units: 0,
+            scan: LumaScan::new(),
         }
+    }
+
+    /// What is wrong with the pictures, as of the newest one that was sampled.
+    pub fn picture_fault(&self) -> Option<PictureFault> {
+        self.health.fault()
     }
 
     /// Forgets the decoder: the next unit must be a key unit.
@@ -150,6 +163,7 @@ impl FrameSampler {
             self.stamps.pop_front();
         }
         self.stamps.push_back(unit.stamp);
+        self.key_units += u64::from(unit.is_key);
         decoder.send(&unit.data, unit.stamp.seq as i64)?;
         self.drain(&mut decoder, clock, take)?;
         self.decoder = Some(decoder);
@@ -231,8 +245,22 @@ impl FrameSampler {
         let now = stamp.received;
         // Without a gate too: where it moves, the detector looks more closely.
         let changed = if picture.has_8_bit_luma() {
-            let rows = |step: usize, row: &mut dyn FnMut(&[u8])| picture.luma_rows(step, row);
+            let scan = &mut self.scan;
+            let rows = |step: usize, row: &mut dyn FnMut(&[u8])| {
+                picture.luma_rows(step, |pixels| {
+                    scan.row(pixels);
+                    row(pixels);
+                });
+            };
             let changed = self.motion.changed(picture.size, 2, rows);
+            self.health.take(&PictureSample {
+                at: now,
+                session: stamp.session,
+                key_units: self.key_units,
+                scan: self.scan.finish(),
+                cells: self.motion.means(),
+                has_cells: self.motion.has_all_cells(),
+            });
             let clusters = self.motion.clusters();
             if !clusters.is_empty() {
                 self.moving = (now, clusters);

@@ -3,6 +3,8 @@
 //! What must not be here: evidence, payloads, storage, what a violation code means. Time comes from
 //! the pictures' stamps alone, so the same tracks give the same findings, live or replayed.
 mod config;
+mod coverage;
+mod device;
 mod engine;
 mod finding;
 
@@ -10,5 +12,11 @@ mod finding;
 mod tests;
 
 pub use config::{RuleConfig, Urgency, Zone};
+pub use coverage::{
+    Cause, CoverageLedger, Gap, HourAccount, HourReport, Outcome, Totals, What,
+};
+pub use device::{
+    CODE_PREFIX, DeviceChange, DeviceConfig, DeviceFault, DeviceWatch, Look, OpenDevice, Sight,
+};
 pub use engine::{MAX_STREAK_GAP, MAX_WATCHED_GAP, RuleEngine};
 pub use finding::{FindingChange, FindingObject, OpenFinding, Phase};

@@ -16,7 +16,7 @@ use crate::base::geometry::{Point, Polygon};
 use crate::base::ids::{CameraIx, Name};
 use crate::base::secret::Secret;
 use crate::capture::{CaptureConfig, Pace, SourceConfig, Transport};
-use crate::decode::{DecodeConfig, MotionConfig};
+use crate::decode::{DecodeConfig, MotionConfig, PictureConfig};
 use crate::detect::DetectConfig;
 use crate::evidence::EvidenceConfig;
 use crate::rules::{RuleConfig, Urgency, Zone};
@@ -549,6 +549,7 @@ fn read_camera(section: Section<'_, '_>, id: Option<Name>) -> Option<CameraConfi
         decode: DecodeConfig {
             analyse_fps: analyse_fps.unwrap_or(DecodeConfig::default().analyse_fps),
             motion: gate.then_some(motion),
+            picture: PictureConfig::default(),
         },
     })
 }
