@@ -89,6 +89,8 @@ CREATE INDEX ledger_open ON ledger(seq) WHERE open = 1;
 /// What layout 2 has beside layout 1: records of other kinds, and the shelves.
 const SCHEMA_2: &str = "
 CREATE INDEX outbox_others ON outbox(subject) WHERE kind <> 'finding';
+DROP INDEX outbox_urgent;
+CREATE INDEX outbox_lane ON outbox(class, seq);
 CREATE TABLE shelf (
   shelf TEXT NOT NULL, key TEXT NOT NULL, updated_utc INTEGER NOT NULL, body TEXT NOT NULL,
   PRIMARY KEY (shelf, key)) WITHOUT ROWID;
@@ -217,17 +219,14 @@ pub struct LedgerEntry {
     pub data: FindingData,
 }
 
-/// How far delivery has read. The default is the beginning.
+/// How far delivery has read, by class. The default is the beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cursor {
-    urgent: i64,
-    others: i64,
-}
+pub struct Cursor([i64; 3]);
 
 /// What a read found.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// Class 1 first, then the others; each by `seq`.
+    /// By class, then by `seq`.
     pub records: Vec<Record>,
     /// Where to go on.
     pub cursor: Cursor,
@@ -340,8 +339,8 @@ impl StoreHandle {
         self.call(Command::NextEpoch).await
     }
 
-    /// Up to `limit` records after `cursor` that are neither acknowledged nor parked. Class 1 comes
-    /// first however new it is; the others wait no longer than it takes to send those.
+    /// Up to `limit` records after `cursor` that are neither acknowledged nor parked, class 1 first
+    /// however new it is. A class with a long backlog leaves an eighth of the room to the next.
     ///
     /// # Errors
     /// The store cannot be read, or is closed.
@@ -727,23 +726,24 @@ impl Store {
         };
         let mut unreadable = Vec::new();
         let mut left = limit;
-        for urgent in [true, false] {
-            let after = if urgent { cursor.urgent } else { cursor.others };
-            let sql = if urgent {
-                "SELECT seq, created_utc, payload, revision,
-                   (SELECT revision FROM ledger l WHERE l.finding = o.subject), kind
-                 FROM outbox o WHERE class = 1 AND parked IS NULL AND seq > ?1 ORDER BY seq LIMIT ?2"
+        for (lane, class) in (1..=3).enumerate() {
+            let room = if class < 3 && left > 1 {
+                left - left.div_ceil(8)
             } else {
+                left
+            };
+            let mut last = cursor.0[lane];
+            let mut found = 0;
+            let mut statement = self.conn.prepare_cached(
                 "SELECT seq, created_utc, payload, revision,
                    (SELECT revision FROM ledger l WHERE l.finding = o.subject), kind
-                 FROM outbox o WHERE class <> 1 AND parked IS NULL AND seq > ?1 ORDER BY seq LIMIT ?2"
-            };
-            let mut last = after;
-            let mut statement = self.conn.prepare_cached(sql)?;
-            let mut rows = statement.query(params![after, left as i64])?;
+                 FROM outbox o WHERE class = ?3 AND parked IS NULL AND seq > ?1
+                 ORDER BY seq LIMIT ?2",
+            )?;
+            let mut rows = statement.query(params![last, room as i64, class])?;
             while let Some(row) = rows.next()? {
                 last = row.get(0)?;
-                left -= 1;
+                found += 1;
                 let text = row.get_ref(2)?.as_bytes().map_err(rusqlite::Error::from)?;
                 let revision: u32 = row.get(3)?;
                 match body_of(&row.get::<_, String>(5)?, text) {
@@ -759,13 +759,10 @@ impl Store {
                     Err(why) => unreadable.push((last as u64, format!("unreadable: {why}"))),
                 }
             }
-            if urgent {
-                batch.cursor.urgent = last;
-            } else {
-                batch.cursor.others = last;
-            }
+            batch.cursor.0[lane] = last;
+            batch.more |= found == room;
+            left -= found;
         }
-        batch.more = left == 0;
         for (seq, reason) in unreadable {
             tracing::error!(seq, reason, "stored record put aside");
             self.write(&[Write::Park(seq, reason)])?;
@@ -1070,7 +1067,7 @@ fn insert(
         subject,
         revision,
         code,
-        body.class(),
+        body.class().clamp(1, 3),
         created_utc,
         bytes,
         parked,
