@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::source::{CaptureError, Source, SourceOpener, SourceUnit};
+use super::skew::ClockSkew;
 use super::unit::{AccessUnit, StreamInfo};
 use super::unit_queue::{Offered, UnitSender};
 use crate::base::backoff::Backoff;
@@ -55,6 +56,9 @@ pub struct CaptureHealth {
     pub info: Option<StreamInfo>,
     /// The newest session that opened; its pictures carry it in their stamps.
     pub session: u32,
+    /// How far the camera's clock is ahead of ours, in milliseconds, smoothed; `None` until it has said
+    /// so often enough, and for files.
+    pub clock_ahead_ms: Option<i64>,
 }
 
 impl CaptureHealth {
@@ -66,6 +70,7 @@ impl CaptureHealth {
             detail: String::new(),
             info: None,
             session: 0,
+            clock_ahead_ms: None,
         }
     }
 }
@@ -95,6 +100,7 @@ pub struct CameraTask {
 struct Progress {
     seq: u64,
     session: u32,
+    skew: ClockSkew,
     units: Counter,
     bytes: Counter,
     lost: Counter,
@@ -118,6 +124,7 @@ impl CameraTask {
         let mut progress = Progress {
             seq: 0,
             session: 0,
+            skew: ClockSkew::default(),
             units: self.metrics.counter(Metric::CaptureUnits, &labels),
             bytes: self.metrics.counter(Metric::CaptureBytes, &labels),
             lost: self.metrics.counter(Metric::CapturePacketsLost, &labels),
@@ -179,6 +186,7 @@ impl CameraTask {
         self.health
             .send_modify(|h| (h.info, h.session) = (Some(source.info()), progress.session));
         self.units.await_key();
+        progress.skew.begin();
         let end = loop {
             let unit = match self.while_beating(source.next()).await {
                 None => break SessionEnd::Stopped,
@@ -187,6 +195,10 @@ impl CameraTask {
                 Some(Ok(Some(unit))) => unit,
             };
             self.report(CaptureState::Online, "");
+            if let Some(ahead_ms) = progress.skew.take(source.clock_ahead_us()) {
+                self.health
+                    .send_modify(|h| h.clock_ahead_ms = Some(ahead_ms));
+            }
             if self
                 .health
                 .borrow()

@@ -9,6 +9,7 @@ mod config;
 mod container;
 pub mod nal;
 mod rtsp;
+mod skew;
 mod source;
 mod unit;
 mod unit_queue;

@@ -217,7 +217,11 @@ impl RtspSource {
                         .filter_map(|p| p.as_sender_report().ok().flatten());
                     if let Some(report) = reports.last() {
                         let camera = ntp_to_utc_us(report.ntp_timestamp().0);
-                        self.clock_ahead_us = Some(camera - self.clock.utc().0);
+                        // RFC 3550 section 6.4.1: a sender without a wall clock sends 0, or the time
+                        // since it began. Both are before 1970.
+                        if camera >= 0 {
+                            self.clock_ahead_us = Some(camera - self.clock.utc().0);
+                        }
                     }
                     continue;
                 }

@@ -1,0 +1,313 @@
+//! The coverage ledger of a running site: what each camera's time is, kept on the `Coverage` shelf and
+//! reported hour by hour. Driven by [`super::oversight`]; no thread of its own.
+//!
+//! # When a camera is watched
+//!
+//! If its pictures show something and one of them was analysed within [`WATCHED_FOR`], or within two
+//! of its own intervals if those are longer. Pictures that the motion gate leaves out need no account
+//! of their own: of a still scene one is analysed at least every `motion_refresh_ms`.
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::base::digest::sha256_hex;
+use crate::base::ids::CameraId;
+use crate::base::metrics::{Counter, Metric, Metrics};
+use crate::base::time::{MonoMicros, UtcMicros};
+use crate::decode::DecodeConfig;
+use crate::rules::{Cause, CoverageLedger, Gap, HourAccount, HourReport, Outcome, What};
+use crate::uplink::{
+    CameraCoverage, CameraState, Change, CoverageReport, Notice, RecordBody, Shelf, StoreError,
+    StoreHandle,
+};
+
+/// Since its newest analysed picture a camera counts as watched for so long.
+pub const WATCHED_FOR: Duration = Duration::from_secs(5);
+/// The running hour is written down so often: what a power cut costs.
+pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
+/// Changes that wait for a disk that refuses: two months of hours. The oldest go first, and are
+/// counted.
+const WAITING: usize = 2000;
+
+/// What is known of one camera's pictures.
+#[derive(Debug)]
+struct Camera {
+    watched_for: Duration,
+    analysed: Option<MonoMicros>,
+    errors: Counter,
+    errors_seen: u64,
+    /// When an inference of it failed last.
+    failed: Option<MonoMicros>,
+    /// Since when it has been online without a picture analysed.
+    online: Option<MonoMicros>,
+}
+
+/// The account of a running site.
+#[derive(Debug)]
+pub struct Coverage {
+    ledger: CoverageLedger,
+    cameras: Vec<Camera>,
+    waiting: VecDeque<Vec<Change>>,
+    lost: Counter,
+    reports: Counter,
+    saved: MonoMicros,
+    so_far: watch::Sender<CoverageReport>,
+}
+
+impl Coverage {
+    /// Goes on from what the store kept.
+    ///
+    /// # Errors
+    /// The shelf cannot be read.
+    pub fn start(
+        cameras: &[(CameraId, &DecodeConfig)],
+        store: &StoreHandle,
+        metrics: &Metrics,
+        at: MonoMicros,
+        utc: UtcMicros,
+    ) -> Result<Self, StoreError> {
+        let saved = store.shelf(Shelf::Coverage)?;
+        let count = saved.len();
+        let saved: Vec<HourAccount> = saved
+            .iter()
+            .filter_map(|(_, text)| serde_json::from_str(text).ok())
+            .collect();
+        let unreadable = count - saved.len();
+        let ids: Vec<String> = cameras.iter().map(|(id, _)| id.to_string()).collect();
+        let (ledger, outcome, damaged) = CoverageLedger::start(ids, saved, at, utc);
+        if unreadable + damaged > 0 {
+            tracing::error!(
+                hours = unreadable + damaged,
+                "coverage of some hours cannot be read and is left out: the disk may be failing"
+            );
+        }
+        let camera = |(id, decode): &(CameraId, &DecodeConfig)| {
+            let every = Duration::from_secs_f32(1.0 / decode.analyse_fps.max(0.01));
+            let refresh = decode.motion.as_ref().map_or(every, |m| m.refresh.max(every));
+            let errors = metrics.counter(Metric::DetectErrors, &[("camera", id.as_str())]);
+            Camera {
+                watched_for: WATCHED_FOR.max(2 * refresh),
+                analysed: None,
+                errors_seen: errors.value(),
+                errors,
+                failed: None,
+                online: None,
+            }
+        };
+        let mut coverage = Self {
+            cameras: cameras.iter().map(camera).collect(),
+            so_far: watch::Sender::new(report_of(&ledger.partial())),
+            ledger,
+            waiting: VecDeque::new(),
+            lost: metrics.counter(Metric::CoverageLost, &[]),
+            reports: metrics.counter(Metric::CoverageReports, &[]),
+            saved: at,
+        };
+        coverage.take(outcome);
+        coverage.save(at);
+        coverage.write(store);
+        Ok(coverage)
+    }
+
+    /// The running hour so far, for whoever asks: at most a second old.
+    pub fn so_far(&self) -> watch::Receiver<CoverageReport> {
+        self.so_far.subscribe()
+    }
+
+    /// A picture of the camera was analysed.
+    pub fn analysed(&mut self, camera: usize, at: MonoMicros) {
+        if let Some(camera) = self.cameras.get_mut(camera) {
+            camera.analysed = Some(at);
+        }
+    }
+
+    /// Time has passed; `states` by camera, each with whether its fault is none at this hour.
+    pub fn step(
+        &mut self,
+        states: &[(CameraState, bool)],
+        store: &StoreHandle,
+        at: MonoMicros,
+        utc: UtcMicros,
+    ) {
+        let what: Vec<What> = self
+            .cameras
+            .iter_mut()
+            .zip(states)
+            .map(|(camera, (state, is_off_schedule))| match camera.what(*state, at) {
+                What::Blind(_) if *is_off_schedule => What::Blind(Cause::OffSchedule),
+                what => what,
+            })
+            .collect();
+        let outcome = self.ledger.step(at, utc, |i| what[i]);
+        if let Some(by_ms) = outcome.stepped_ms {
+            tracing::warn!(by_ms, "the system clock was stepped: coverage of the hours between says so");
+        }
+        let has_ended = !outcome.hours.is_empty();
+        self.take(outcome);
+        self.so_far.send_replace(report_of(&self.ledger.partial()));
+        if has_ended || at.since(self.saved) >= CHECKPOINT_EVERY {
+            self.save(at);
+        }
+        self.write(store);
+    }
+
+    /// Writes the running hour down: the site stops.
+    pub fn stop(&mut self, store: &StoreHandle, at: MonoMicros) {
+        self.save(at);
+        self.write(store);
+        if !self.waiting.is_empty() {
+            tracing::error!(
+                changes = self.waiting.len(),
+                "stopped before the disk took the coverage: that time will count as stopped"
+            );
+        }
+    }
+
+    fn take(&mut self, outcome: Outcome) {
+        for (report, account) in outcome.hours {
+            self.reports.add(1);
+            let record = RecordBody::Coverage(Box::new(report_of(&report)));
+            self.wait(vec![Change::Record(record), put(&account)]);
+        }
+        for key in outcome.forgotten {
+            self.wait(vec![Change::Delete {
+                shelf: Shelf::Coverage,
+                key,
+            }]);
+        }
+        for gap in outcome.gaps {
+            tracing::warn!(from = %gap.from, until = %gap.until, cause = gap.cause.word(), "hours without a coverage report of their own");
+            let notice = RecordBody::Notice(Box::new(gap_notice(&gap)));
+            self.wait(vec![Change::Record(notice)]);
+        }
+    }
+
+    fn save(&mut self, at: MonoMicros) {
+        self.saved = at;
+        let account = put(&self.ledger.checkpoint());
+        self.wait(vec![account]);
+    }
+
+    fn wait(&mut self, changes: Vec<Change>) {
+        if self.waiting.len() == WAITING {
+            self.waiting.pop_front();
+            self.lost.add(1);
+        }
+        self.waiting.push_back(changes);
+    }
+
+    /// Commits what waits, in order, until the disk refuses; then later.
+    fn write(&mut self, store: &StoreHandle) {
+        while let Some(changes) = self.waiting.front() {
+            match store.commit(changes.clone()) {
+                Ok(_) => {}
+                Err(e) if e.is_temporary() => {
+                    tracing::error!(err = %e.chain(), waiting = self.waiting.len(), "coverage not stored yet: trying again");
+                    return;
+                }
+                Err(e) => {
+                    self.lost.add(1);
+                    tracing::error!(err = %e.chain(), "coverage not stored");
+                }
+            }
+            self.waiting.pop_front();
+        }
+    }
+}
+
+impl Camera {
+    fn what(&mut self, state: CameraState, at: MonoMicros) -> What {
+        let errors = self.errors.value();
+        if std::mem::replace(&mut self.errors_seen, errors) != errors {
+            self.failed = Some(at);
+        }
+        let cause = match state {
+            CameraState::Online | CameraState::ClockSkew => {
+                let since = *self.online.get_or_insert(at);
+                let within = |t: MonoMicros| at.since(t) <= self.watched_for;
+                if self.analysed.is_some_and(within) {
+                    return What::Watched;
+                }
+                if self.failed.is_some_and(within) {
+                    return What::Blind(Cause::DetectorDown);
+                }
+                // Its first picture has not been through yet.
+                if within(since) {
+                    Cause::Connecting
+                } else {
+                    Cause::Overloaded
+                }
+            }
+            CameraState::Connecting => Cause::Connecting,
+            CameraState::Unauthorised | CameraState::Offline => Cause::Offline,
+            CameraState::NoVideo | CameraState::Failed => Cause::NoVideo,
+            CameraState::Frozen => Cause::Frozen,
+            CameraState::Occluded => Cause::Occluded,
+            CameraState::Dark => Cause::Dark,
+            CameraState::Defocused => Cause::Defocused,
+            CameraState::Moved => Cause::Moved,
+            CameraState::Ended => Cause::Ended,
+        };
+        if !matches!(state, CameraState::Online | CameraState::ClockSkew) {
+            self.online = None;
+        }
+        What::Blind(cause)
+    }
+}
+
+fn put(account: &HourAccount) -> Change {
+    Change::Put {
+        shelf: Shelf::Coverage,
+        key: account.key(),
+        body: serde_json::to_string(account).expect("text keys and plain values always serialise"),
+    }
+}
+
+fn report_of(report: &HourReport) -> CoverageReport {
+    let cameras = report.cameras.iter();
+    CoverageReport {
+        hour: report.hour,
+        revision: report.revision,
+        partial: report.is_partial,
+        cameras: cameras
+            .map(|(camera, totals)| CameraCoverage {
+                camera: camera.clone(),
+                watched_ms: totals.watched_ms,
+                blind_ms: totals
+                    .blind_ms
+                    .iter()
+                    .map(|(cause, ms)| (cause.word().to_owned(), *ms))
+                    .collect(),
+            })
+            .collect(),
+        covered_ms: report.covered_ms,
+    }
+}
+
+/// The same gap gives the same id.
+fn gap_notice(gap: &Gap) -> Notice {
+    let about = format!("coverage.gap {} {} {}", gap.from, gap.until, gap.cause.word());
+    let digest = sha256_hex(about.as_bytes());
+    let mut bits = [0; 10];
+    bits.copy_from_slice(&digest.as_bytes()[..10]);
+    let ms = u64::try_from(gap.until.0.div_euclid(1000)).unwrap_or(0);
+    let id: Uuid = uuid::Builder::from_unix_timestamp_millis(ms, &bits).into_uuid();
+    Notice {
+        id,
+        kind: "coverage.gap".to_owned(),
+        at: gap.until,
+        text: format!(
+            "nothing was watched from {} to {}: {}",
+            gap.from,
+            gap.until,
+            gap.cause.word()
+        ),
+        data: serde_json::json!({
+            "from": gap.from.to_string(),
+            "until": gap.until.to_string(),
+            "cause": gap.cause.word(),
+        }),
+    }
+}

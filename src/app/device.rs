@@ -1,0 +1,167 @@
+//! Camera states → findings `device.camera.*`: what the pure watch says, put into the words of the
+//! wire. Driven by [`super::oversight`]; no thread of its own.
+use std::sync::Arc;
+
+use super::analytics::{Facts, clock_state};
+use crate::base::ids::CameraIx;
+use crate::base::time::{MonoMicros, UtcMicros};
+use crate::rules::{
+    DeviceChange, DeviceConfig, DeviceFault, DeviceWatch, Look, OpenDevice, Phase, Sight,
+};
+use crate::uplink::{
+    CameraRef, CameraState, FindingData, FindingPhase, RuleRef, SiteRef, SiteState,
+};
+
+/// Named as the rule of these findings.
+const RULE: &str = "camera-health";
+/// Counted up when what is looked at changes its meaning.
+const RULE_VERSION: u32 = 1;
+/// Routine: delivered after what happens in the kitchen. A camera that does not see is told at once
+/// by its status, and hour by hour in the coverage.
+pub const CLASS: u8 = 3;
+
+/// What a camera's state says to the watch.
+fn sight_of(state: CameraState) -> Sight {
+    match state {
+        CameraState::Online => Sight::Fine,
+        CameraState::Connecting | CameraState::Ended => Sight::Unknown,
+        CameraState::Unauthorised | CameraState::Offline => Sight::Fault(DeviceFault::Offline),
+        CameraState::NoVideo | CameraState::Failed => Sight::Fault(DeviceFault::NoVideo),
+        CameraState::Frozen => Sight::Fault(DeviceFault::Frozen),
+        CameraState::Occluded => Sight::Fault(DeviceFault::Occluded),
+        CameraState::Dark => Sight::Fault(DeviceFault::Dark),
+        CameraState::Defocused => Sight::Fault(DeviceFault::Defocused),
+        CameraState::Moved => Sight::Fault(DeviceFault::Moved),
+        CameraState::ClockSkew => Sight::Fault(DeviceFault::Clock),
+    }
+}
+
+/// The findings about a site's cameras.
+#[derive(Debug)]
+pub struct DeviceFindings {
+    watch: DeviceWatch,
+    configs: Vec<DeviceConfig>,
+    facts: Arc<Facts>,
+}
+
+impl DeviceFindings {
+    /// Nothing is open. `configs` by camera.
+    pub fn new(configs: Vec<DeviceConfig>, facts: Arc<Facts>) -> Self {
+        let seed = format!("{}/{}", facts.site.region, facts.site.site);
+        Self {
+            watch: DeviceWatch::new(configs.clone(), &seed),
+            configs,
+            facts,
+        }
+    }
+
+    /// Goes on with those of the ledger's findings that are about cameras; returns those that the
+    /// config no longer has, closed.
+    pub fn restore(&mut self, ledger: Vec<FindingData>, now: UtcMicros) -> Vec<FindingData> {
+        let mut over = Vec::new();
+        for data in ledger {
+            let fault = DeviceFault::from_code(&data.code);
+            let camera = self.facts.camera_ix(&data.camera.id);
+            let open = fault.zip(camera).map(|(fault, camera)| OpenDevice {
+                finding: data.finding,
+                revision: data.revision,
+                fault,
+                camera,
+                first_seen: data.first_seen,
+                last_seen: data.last_seen,
+                looks: data.samples,
+                detail: data.detail.clone().unwrap_or_default(),
+            });
+            let is_known = open.is_some_and(|open| self.watch.restore(vec![open]).is_empty());
+            if !is_known {
+                tracing::warn!(finding = %data.finding, code = %data.code, camera = %data.camera.id, "closed: the config no longer looks for it");
+                over.push(FindingData {
+                    revision: data.revision + 1,
+                    phase: FindingPhase::Closed,
+                    closed_at: Some(now),
+                    clock: clock_state(),
+                    ..data
+                });
+            }
+        }
+        over
+    }
+
+    /// Looks at all cameras; the revisions that come of it.
+    pub fn look(
+        &mut self,
+        state: &SiteState,
+        at: MonoMicros,
+        utc: UtcMicros,
+        is_business: bool,
+    ) -> Vec<FindingData> {
+        let mut found = Vec::new();
+        for (i, report) in state.cameras.iter().enumerate() {
+            let changes = self.watch.look(&Look {
+                camera: CameraIx(i as u16),
+                sight: sight_of(report.state),
+                detail: &report.detail,
+                at,
+                utc,
+                is_business,
+            });
+            found.extend(changes.iter().map(|change| self.data(change)));
+        }
+        found
+    }
+
+    /// Whether `state` is a fault that is none at this hour.
+    pub fn is_off_schedule(&self, camera: usize, state: CameraState, is_business: bool) -> bool {
+        match sight_of(state) {
+            Sight::Fault(fault) if !is_business => {
+                self.configs[camera].business_hours_only.contains(&fault)
+            }
+            _ => false,
+        }
+    }
+
+    fn data(&self, change: &DeviceChange) -> FindingData {
+        let (camera, gb28181) = &self.facts.cameras[change.camera.index()];
+        let config = &self.configs[change.camera.index()];
+        let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        FindingData {
+            finding: change.finding,
+            revision: change.revision,
+            phase: match change.phase {
+                Phase::Opened => FindingPhase::Opened,
+                Phase::Updated => FindingPhase::Updated,
+                Phase::Closed => FindingPhase::Closed,
+            },
+            code: change.fault.code(),
+            class: CLASS,
+            replayed: false,
+            site: SiteRef {
+                id: self.facts.site.site.to_string(),
+                uscc: self.facts.site.uscc.clone(),
+            },
+            camera: CameraRef {
+                id: camera.to_string(),
+                gb28181: gb28181.clone(),
+                zone: None,
+            },
+            rule: RuleRef {
+                id: RULE.to_owned(),
+                version: RULE_VERSION,
+                dwell_ms: ms(config.after(change.fault)),
+                threshold: 0.0,
+                window: 1,
+                clear_ms: ms(config.clear),
+            },
+            model: None,
+            first_seen: change.first_seen,
+            last_seen: change.last_seen,
+            closed_at: change.closed_at,
+            samples: change.looks,
+            scores: Vec::new(),
+            objects: Vec::new(),
+            evidence: Vec::new(),
+            clock: clock_state(),
+            detail: Some(change.detail.clone()).filter(|d| !d.is_empty()),
+        }
+    }
+}
