@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::health::Problems;
+use super::oversight::Oversight;
 use crate::base::backoff::Backoff;
 use crate::base::heartbeat::Heartbeat;
 use crate::base::ids::{CameraId, CameraIx, RuleIx};
@@ -22,7 +23,7 @@ use crate::base::time::SharedClock;
 use crate::decode::Frame;
 use crate::detect::{Analysed, Models};
 use crate::evidence::StillStore;
-use crate::rules::{FindingChange, OpenFinding, Phase, RuleConfig, RuleEngine};
+use crate::rules::{CODE_PREFIX, FindingChange, OpenFinding, Phase, RuleConfig, RuleEngine};
 use crate::track::Tracker;
 use crate::uplink::{
     CameraRef, ClockRef, EvidenceRef, FindingData, FindingPhase, ModelRef, ObjectRef, RuleRef,
@@ -53,7 +54,8 @@ pub struct Facts {
 }
 
 impl Facts {
-    fn camera_ix(&self, id: &str) -> Option<CameraIx> {
+    /// The camera called `id`.
+    pub fn camera_ix(&self, id: &str) -> Option<CameraIx> {
         let at = self.cameras.iter().position(|(c, _)| c.as_str() == id);
         at.map(|i| CameraIx(i as u16))
     }
@@ -119,6 +121,7 @@ impl Facts {
             objects: objects.collect(),
             evidence: evidence.to_vec(),
             clock: clock_state(),
+            detail: None,
         }
     }
 }
@@ -126,7 +129,7 @@ impl Facts {
 /// Whether something keeps the system clock right. systemd-timesyncd says so by a file; another NTP
 /// client leaves no word that can be read without its own tools, so its clocks count as not known
 /// to be right.
-fn clock_state() -> ClockRef {
+pub fn clock_state() -> ClockRef {
     let synced = Path::new("/run/systemd/timesync/synchronized").exists();
     let source = if synced { "ntp" } else { "none" };
     ClockRef {
@@ -145,6 +148,8 @@ pub struct Analytics {
     pub trackers: Vec<Tracker>,
     /// All rules.
     pub engine: RuleEngine,
+    /// What is said of the cameras themselves.
+    pub oversight: Oversight,
     /// What findings must say.
     pub facts: Arc<Facts>,
     /// Where deciding frames are kept.
@@ -173,8 +178,17 @@ impl Analytics {
     /// # Errors
     /// The ledger cannot be read, or the closing cannot be stored.
     pub fn restore(&mut self) -> Result<usize, StoreError> {
-        let records = self.store.open_findings()?;
-        let count = records.len();
+        let (devices, records): (Vec<_>, Vec<_>) = self
+            .store
+            .open_findings()?
+            .into_iter()
+            .partition(|r| r.data.code.starts_with(CODE_PREFIX));
+        let count = devices.len() + records.len();
+        let devices = devices.into_iter().map(|r| r.data).collect();
+        let now = self.clock.utc();
+        for data in self.oversight.findings.restore(devices, now) {
+            self.store.commit_finding(data)?;
+        }
         let (mut known, mut unknown) = (Vec::new(), Vec::new());
         for record in records {
             let data = record.data;
@@ -230,7 +244,13 @@ impl Analytics {
                     self.take(&analysed, &mut evidence);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.oversight.stop(&self.store);
+                    return;
+                }
+            }
+            for data in self.oversight.look(&self.store) {
+                self.commit(&data);
             }
             queued.set(
                 self.metrics
@@ -249,6 +269,7 @@ impl Analytics {
     }
 
     fn take(&mut self, analysed: &Analysed, evidence: &mut Evidence) {
+        self.oversight.analysed(analysed.detections.camera);
         let tracker = &mut self.trackers[analysed.detections.camera.index()];
         let set = tracker.update(&analysed.detections);
         for change in self.engine.on_tracks(&set) {

@@ -1,12 +1,13 @@
 //! What the site says of itself: capture's and decode's word on each camera merged into one state,
 //! and the problems a person should look at.
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::base::time::SharedClock;
 use crate::capture::{CaptureHealth, CaptureState};
-use crate::decode::DecodeHealth;
+use crate::decode::{DecodeHealth, PictureFault};
 use crate::uplink::{CameraReport, CameraState, SiteState};
 
 /// The site's problems by name, published through [`SiteState::problems`]. Clones share them.
@@ -49,7 +50,11 @@ impl Problems {
 
 /// Capture's and decode's word in one. A camera counts as online once a picture of its session has
 /// been decoded: packets alone show nobody anything.
-fn merged(capture: &CaptureHealth, decode: &DecodeHealth) -> (CameraState, String) {
+fn merged(
+    capture: &CaptureHealth,
+    decode: &DecodeHealth,
+    clock_limit: Duration,
+) -> (CameraState, String) {
     let detail = || capture.detail.clone();
     match capture.state {
         CaptureState::Online if decode.failed => (
@@ -64,13 +69,63 @@ fn merged(capture: &CaptureHealth, decode: &DecodeHealth) -> (CameraState, Strin
             let detail = "waiting for a picture that stands alone (GOP start)";
             (CameraState::Connecting, detail.to_owned())
         }
-        CaptureState::Online => (CameraState::Online, detail()),
+        CaptureState::Online => {
+            let picture = decode.picture.map(picture_fault);
+            let clock = || clock_skew(capture.clock_ahead_ms?, clock_limit);
+            picture
+                .or_else(clock)
+                .unwrap_or((CameraState::Online, detail()))
+        }
         CaptureState::Connecting => (CameraState::Connecting, detail()),
         CaptureState::Unauthorised => (CameraState::Unauthorised, detail()),
         CaptureState::Offline => (CameraState::Offline, detail()),
         CaptureState::NoVideo => (CameraState::NoVideo, detail()),
         CaptureState::Ended => (CameraState::Ended, detail()),
     }
+}
+
+/// What is wrong with the pictures, in words that say what is seen and blame nobody.
+fn picture_fault(fault: PictureFault) -> (CameraState, String) {
+    let (state, detail) = match fault {
+        PictureFault::Frozen => (
+            CameraState::Frozen,
+            "the picture does not change although the stream goes on",
+        ),
+        PictureFault::Dark => (CameraState::Dark, "the picture is too dark to see anything"),
+        PictureFault::Occluded => (
+            CameraState::Occluded,
+            "the view is blocked or shows next to no detail; needs checking",
+        ),
+        PictureFault::Moved => (
+            CameraState::Moved,
+            "the camera shows another view than before; needs checking, zones may no longer fit",
+        ),
+        PictureFault::Defocused => (
+            CameraState::Defocused,
+            "the picture is less sharp than it was: focus or lens needs checking",
+        ),
+    };
+    (state, detail.to_owned())
+}
+
+fn clock_skew(ahead_ms: i64, limit: Duration) -> Option<(CameraState, String)> {
+    let off = Duration::from_millis(ahead_ms.unsigned_abs());
+    let side = if ahead_ms > 0 { "ahead of" } else { "behind" };
+    let detail = format!("its clock is {} s {side} ours", off.as_secs());
+    (off > limit).then_some((CameraState::ClockSkew, detail))
+}
+
+/// Whether pictures come, whatever they show.
+fn has_pictures(state: CameraState) -> bool {
+    !matches!(
+        state,
+        CameraState::Connecting
+            | CameraState::Unauthorised
+            | CameraState::Offline
+            | CameraState::NoVideo
+            | CameraState::Failed
+            | CameraState::Ended
+    )
 }
 
 /// The rate as worth telling: a retained message for every tenth of a picture would be noise.
@@ -84,9 +139,10 @@ fn update(
     capture: &CaptureHealth,
     decode: &DecodeHealth,
     clock: &SharedClock,
+    clock_limit: Duration,
 ) -> bool {
     let before = report.clone();
-    let (state, detail) = merged(capture, decode);
+    let (state, detail) = merged(capture, decode, clock_limit);
     if state != report.state {
         report.since = clock.utc();
     }
@@ -94,7 +150,7 @@ fn update(
     report.codec = capture.info.as_ref().map(|i| i.codec.name().to_owned());
     let size = decode.size.or(capture.info.as_ref().and_then(|i| i.size));
     (report.width, report.height) = (size.map(|s| s.width_px), size.map(|s| s.height_px));
-    let fps = if state == CameraState::Online {
+    let fps = if has_pictures(state) {
         decode.fps
     } else {
         0.0
@@ -112,6 +168,7 @@ pub async fn follow(
     mut decode: watch::Receiver<DecodeHealth>,
     state: watch::Sender<SiteState>,
     clock: SharedClock,
+    clock_limit: Duration,
 ) {
     let (mut capture_open, mut decode_open) = (true, true);
     while capture_open || decode_open {
@@ -119,7 +176,7 @@ pub async fn follow(
             capture.borrow_and_update().clone(),
             *decode.borrow_and_update(),
         );
-        state.send_if_modified(|s| update(&mut s.cameras[index], &c, &d, &clock));
+        state.send_if_modified(|s| update(&mut s.cameras[index], &c, &d, &clock, clock_limit));
         tokio::select! {
             changed = capture.changed(), if capture_open => capture_open = changed.is_ok(),
             changed = decode.changed(), if decode_open => decode_open = changed.is_ok(),
@@ -132,6 +189,8 @@ mod tests {
     use super::*;
     use crate::base::geometry::SizePx;
     use crate::base::time::{ManualClock, MonoMicros, UtcMicros};
+
+    const LIMIT: Duration = Duration::from_secs(5);
 
     fn report() -> CameraReport {
         CameraReport {
@@ -153,30 +212,65 @@ mod tests {
         capture.state = CaptureState::Online;
         let mut decode = DecodeHealth::default();
         let mut report = report();
-        update(&mut report, &capture, &decode, &clock);
+        update(&mut report, &capture, &decode, &clock, LIMIT);
         assert_eq!(report.state, CameraState::Connecting);
         assert_eq!(report.since, UtcMicros(1));
         // A picture of an earlier session shows nothing of this one.
         (decode.session, capture.session) = (Some(1), 2);
-        update(&mut report, &capture, &decode, &clock);
+        update(&mut report, &capture, &decode, &clock, LIMIT);
         assert_eq!(report.state, CameraState::Connecting);
         decode.session = Some(2);
         decode.size = Some(SizePx {
             width_px: 64,
             height_px: 32,
         });
-        update(&mut report, &capture, &decode, &clock);
+        update(&mut report, &capture, &decode, &clock, LIMIT);
         assert_eq!(
             (report.state, report.since),
             (CameraState::Online, UtcMicros(7))
         );
         assert_eq!((report.width, report.height), (Some(64), Some(32)));
         decode.stalled = true;
-        update(&mut report, &capture, &decode, &clock);
+        update(&mut report, &capture, &decode, &clock, LIMIT);
         assert_eq!(report.state, CameraState::NoVideo);
         decode.failed = true;
-        update(&mut report, &capture, &decode, &clock);
+        update(&mut report, &capture, &decode, &clock, LIMIT);
         assert_eq!(report.state, CameraState::Failed);
+    }
+
+    #[test]
+    fn what_the_pictures_show_goes_before_the_clock() {
+        let clock: SharedClock = ManualClock::new(MonoMicros(0), UtcMicros(7));
+        let mut capture = CaptureHealth::starting(UtcMicros(1));
+        capture.state = CaptureState::Online;
+        let mut decode = DecodeHealth {
+            session: Some(0),
+            fps: 12.0,
+            ..DecodeHealth::default()
+        };
+        let mut report = report();
+        capture.clock_ahead_ms = Some(-4999);
+        update(&mut report, &capture, &decode, &clock, LIMIT);
+        assert_eq!(report.state, CameraState::Online);
+        capture.clock_ahead_ms = Some(-7100);
+        update(&mut report, &capture, &decode, &clock, LIMIT);
+        assert_eq!(report.state, CameraState::ClockSkew);
+        assert_eq!(report.detail, "its clock is 7 s behind ours");
+        for (fault, state) in [
+            (PictureFault::Frozen, CameraState::Frozen),
+            (PictureFault::Dark, CameraState::Dark),
+            (PictureFault::Occluded, CameraState::Occluded),
+            (PictureFault::Moved, CameraState::Moved),
+            (PictureFault::Defocused, CameraState::Defocused),
+        ] {
+            decode.picture = Some(fault);
+            update(&mut report, &capture, &decode, &clock, LIMIT);
+            assert_eq!((report.state, report.fps), (state, Some(12.0)));
+            assert!(!report.detail.is_empty());
+        }
+        capture.state = CaptureState::Offline;
+        update(&mut report, &capture, &decode, &clock, LIMIT);
+        assert_eq!(report.state, CameraState::Offline);
     }
 
     #[test]
@@ -196,7 +290,7 @@ mod tests {
                 fps,
                 ..DecodeHealth::default()
             };
-            update(&mut report, &capture, &decode, &clock)
+            update(&mut report, &capture, &decode, &clock, LIMIT)
         };
         assert!(with(24.9));
         assert!(!with(25.2));

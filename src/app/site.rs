@@ -16,8 +16,11 @@ use super::analytics::{self, Analytics, Facts};
 use super::blocking::on_thread;
 use super::config::{Problems as ConfigProblems, SiteConfig, check_labels, resolve_rules};
 use super::exit::{ExitCode, Failure, OrExit as _};
+use super::coverage::Coverage;
+use super::device::DeviceFindings;
 use super::health::{Problems, follow};
 use super::models::starts;
+use super::oversight::Oversight;
 use crate::base::heartbeat::Heartbeats;
 use crate::base::ids::{CameraId, CameraIx};
 use crate::base::metrics::{Metric, Metrics};
@@ -32,7 +35,7 @@ use crate::evidence::{EvidenceError, StillStore};
 use crate::rules::RuleEngine;
 use crate::track::Tracker;
 use crate::uplink::{
-    CameraReport, CameraState, SiteState, Store, StoreError, StoreHandle, Uplink, UplinkHealth,
+    CameraReport, CameraState, CoverageReport, SiteState, Store, StoreError, StoreHandle, Uplink, UplinkHealth,
 };
 
 /// The store's file in the state directory.
@@ -71,6 +74,8 @@ pub struct RunningSite {
     pub heartbeats: Heartbeats,
     /// Where the records are.
     pub store: StoreHandle,
+    /// The running hour's coverage so far, at most a second old.
+    pub coverage: watch::Receiver<CoverageReport>,
     faults: mpsc::Receiver<Fault>,
     capture_stop: CancellationToken,
     stopping: CancellationToken,
@@ -228,7 +233,35 @@ impl Site {
         });
         // DESIGN section 2: q3 holds two results a worker.
         let (analysed, results) = sync_channel(2 * workers);
+        let facts = Arc::new(Facts {
+            site: config.identity.clone(),
+            cameras: config
+                .cameras
+                .iter()
+                .map(|c| (c.id.clone(), c.gb28181.clone()))
+                .collect(),
+            rules: rules.clone(),
+            models: models.clone(),
+        });
+        let decodes: Vec<_> = config
+            .cameras
+            .iter()
+            .map(|c| (c.id.clone(), &c.decode))
+            .collect();
+        let coverage = Coverage::start(&decodes, &store, &metrics, clock.mono(), clock.utc());
+        let coverage = coverage.map_err(store_failure)?;
+        let coverage_so_far = coverage.so_far();
+        let devices = config.cameras.iter().map(|c| c.device.clone()).collect();
+        let oversight = Oversight {
+            findings: DeviceFindings::new(devices, facts.clone()),
+            coverage,
+            state: state.subscribe(),
+            is_business: Arc::new(|_| true),
+            clock: clock.clone(),
+            looked: None,
+        };
         let mut analytics = Analytics {
+            oversight,
             analysed: results,
             trackers: (0..config.cameras.len())
                 .map(|i| {
@@ -237,17 +270,8 @@ impl Site {
                         .with_starts(starts(&models, &rules, camera))
                 })
                 .collect(),
-            engine: RuleEngine::new(rules.clone(), &seed),
-            facts: Arc::new(Facts {
-                site: config.identity.clone(),
-                cameras: config
-                    .cameras
-                    .iter()
-                    .map(|c| (c.id.clone(), c.gb28181.clone()))
-                    .collect(),
-                rules,
-                models: models.clone(),
-            }),
+            engine: RuleEngine::new(rules, &seed),
+            facts,
             stills,
             store: store.clone(),
             problems: Problems::new(state.clone()),
@@ -342,12 +366,14 @@ impl Site {
                 decode_seen,
                 state.clone(),
                 clock.clone(),
+                config.health.clock_limit,
             ));
         }
         Ok(RunningSite {
             metrics,
             heartbeats,
             store,
+            coverage: coverage_so_far,
             faults: fault_seen,
             capture_stop,
             stopping,
@@ -432,6 +458,9 @@ impl RunningSite {
             drop(analytics.join());
         });
         drop(upstream.await);
+        for camera in &self.coverage.borrow().cameras {
+            tracing::debug!(camera = %camera.camera, watched_ms = camera.watched_ms, "coverage of the running hour written down");
+        }
         self.uplink_stop.cancel();
         drop(self.uplink_task.await);
         self.store.close();

@@ -48,6 +48,8 @@ metrics! {
     DetectBusyMicros => "detect_busy_microseconds_total", "Time spent in pre-processing, inference and post-processing.";
     DetectionsQueued => "detections_queued", "Gauge: analysed pictures waiting for track and rules.";
     FindingChanges => "finding_changes_total", "Finding revisions decided, by phase.";
+    CoverageReports => "coverage_reports_total", "Hours of coverage that were reported.";
+    CoverageLost => "coverage_lost_total", "Changes of the coverage ledger that the disk did not take.";
     EvidenceStills => "evidence_stills_total", "Deciding frames kept as JPEG.";
     EvidenceFailures => "evidence_failures_total", "Deciding frames that could not be kept, by reason.";
     EvidenceRemoved => "evidence_removed_total", "Stills removed to stay within the byte budget.";

@@ -109,20 +109,21 @@ const OTHER_VIEW: f32 = 0.4;
 const SAME_VIEW: f32 = 0.7;
 /// Between the two: moved if the map fits so much better elsewhere.
 const BETTER_ELSEWHERE: f32 = 0.15;
-/// How far elsewhere, in cells across and down.
-const SEARCH: (i32, i32) = (16, 8);
-/// The search costs milliseconds: not more often than this.
+/// How far elsewhere, in pairs of cells across and down: a quarter of the picture.
+const SEARCH: (i32, i32) = (16, 6);
+/// The search costs a millisecond: not more often than this.
 const SEARCH_EVERY: Duration = Duration::from_secs(2);
 /// Defocused: share of the usual sharpness. A blur of 2 pixels at 720p leaves 0.13 to 0.55, of 3
 /// pixels 0.07 to 0.47, over all clips; the same fixed scene varies by 0.72 to 1.3.
 const SHARPNESS_LEFT: f32 = 0.45;
-/// Sharpness is judged only from this share of the usual contrast on.
-const CONTRAST_LEFT: f32 = 0.25;
+/// Sharpness is judged only from this share of the usual contrast on. Contrast is the spread of the
+/// cells, which blur hardly changes.
+const CONTRAST_LEFT: f32 = 0.5;
 /// Time constants of what is usual.
 const LEARN: Duration = Duration::from_secs(300);
 const LEARN_SHARPNESS: Duration = Duration::from_secs(3 * 86_400);
-/// Time constant of the sharpness now.
-const SMOOTH: Duration = Duration::from_secs(10);
+/// Time constants of the sharpness now, falling and rising.
+const SMOOTH: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(2)];
 
 /// One sampled picture.
 #[derive(Clone, Copy, Debug)]
@@ -326,7 +327,7 @@ impl PictureHealth {
         }
         self.detail.learn(detail, step, LEARN);
         self.judge_moved(picture.at, step);
-        self.judge_defocused(&picture.scan, step);
+        self.judge_defocused(&picture.scan, brightness.spread, step);
     }
 
     fn judge_moved(&mut self, at: MonoMicros, step: Duration) {
@@ -352,25 +353,28 @@ impl PictureHealth {
         }
     }
 
-    fn judge_defocused(&mut self, scan: &Scan, step: Duration) {
+    fn judge_defocused(&mut self, scan: &Scan, contrast: f32, step: Duration) {
         let Some(defocused) = &mut self.defocused else {
             return;
         };
         let has_moved = self.moved.as_ref().is_some_and(Streak::has_begun);
         let known = self.sharpness.is_known();
         let is_noisy = known && scan.noise > 2.0 * self.noise.value + 1.0;
-        let is_pale = known && scan.coarse < CONTRAST_LEFT * self.contrast.value;
-        if has_moved || is_noisy || is_pale || scan.coarse <= 0.0 {
+        let is_pale = known && contrast < CONTRAST_LEFT * self.contrast.value;
+        if has_moved || is_noisy || is_pale {
             return;
         }
+        // Nothing that counts as an edge is as soft as can be.
+        let sharpness = scan.fine / scan.coarse.max(f32::MIN_POSITIVE);
+        let is_rising = sharpness > self.sharpness_now.value;
         self.sharpness_now
-            .learn(scan.fine / scan.coarse, step, SMOOTH);
+            .learn(sharpness, step, SMOOTH[usize::from(is_rising)]);
         let is_soft = known && self.sharpness_now.value < SHARPNESS_LEFT * self.sharpness.value;
         defocused.step(is_soft, step);
         if !is_soft {
             self.sharpness
                 .learn(self.sharpness_now.value, step, LEARN_SHARPNESS);
-            self.contrast.learn(scan.coarse, step, LEARN);
+            self.contrast.learn(contrast, step, LEARN);
             self.noise.learn(scan.noise, step, LEARN);
         }
     }
@@ -395,7 +399,7 @@ impl View {
 
     /// Whether this is another view than the learnt one.
     fn is_elsewhere(&mut self, edges: &[f32], at: MonoMicros) -> bool {
-        let here = correlation(edges, &self.map, (0, 0));
+        let here = correlation(edges, &self.map, WIDTH, (0, 0));
         if !(OTHER_VIEW..SAME_VIEW).contains(&here) {
             self.searched = None;
             return here < OTHER_VIEW;
@@ -405,8 +409,11 @@ impl View {
         {
             return found;
         }
+        // Of a map of half the size: a quarter of the work for each shift, and twice as far.
+        let (now, usual) = (halved(edges), halved(&self.map));
+        let here = correlation(&now, &usual, WIDTH / 2, (0, 0));
         let fits_better = |shift: (i32, i32)| {
-            correlation(edges, &self.map, shift) >= here + BETTER_ELSEWHERE
+            correlation(&now, &usual, WIDTH / 2, shift) >= here + BETTER_ELSEWHERE
         };
         let found = (-SEARCH.1..=SEARCH.1)
             .flat_map(|dy| (-SEARCH.0..=SEARCH.0).map(move |dx| (dx, dy)))
@@ -418,15 +425,18 @@ impl View {
 
 struct Brightness {
     mean: f32,
+    /// Standard deviation.
+    spread: f32,
     p95: u8,
 }
 
 impl Brightness {
     fn of(cells: &[f32]) -> Self {
         let mut histogram = [0_u32; 256];
-        let mut sum = 0.0;
+        let (mut sum, mut squares) = (0.0, 0.0);
         for &cell in cells {
             sum += cell;
+            squares += cell * cell;
             histogram[usize::from(cell as u8)] += 1;
         }
         let mut above = cells.len() as u32 / 20;
@@ -436,8 +446,11 @@ impl Brightness {
             above = above.saturating_sub(n);
             reached
         });
+        let n = cells.len().max(1) as f32;
+        let mean = sum / n;
         Self {
-            mean: sum / cells.len().max(1) as f32,
+            mean,
+            spread: (squares / n - mean * mean).max(0.0).sqrt(),
             p95: p95.unwrap_or(0),
         }
     }
@@ -461,9 +474,25 @@ fn edges(cells: &[f32], mean: f32, map: &mut Vec<f32>) -> f32 {
     count as f32 / map.len().max(1) as f32
 }
 
+/// Cells of the map of edges across: one less than of the grid.
+const WIDTH: usize = GRID.0 - 1;
+
+/// Sums of two by two cells.
+fn halved(map: &[f32]) -> Vec<f32> {
+    let pairs = map.chunks_exact(WIDTH).collect::<Vec<_>>();
+    let pairs = pairs.chunks_exact(2);
+    pairs
+        .flat_map(|rows| {
+            let sums = rows[0].chunks_exact(2).zip(rows[1].chunks_exact(2));
+            sums.map(|(a, b)| a[0] + a[1] + b[0] + b[1])
+        })
+        .collect()
+}
+
 /// Pearson's, of `a` and of `b` shifted by whole cells, where both have cells; 0 where one is flat.
-fn correlation(a: &[f32], b: &[f32], (dx, dy): (i32, i32)) -> f32 {
-    let (w, h) = ((GRID.0 - 1) as i32, (GRID.1 - 1) as i32);
+/// Both are `width` across.
+fn correlation(a: &[f32], b: &[f32], width: usize, (dx, dy): (i32, i32)) -> f32 {
+    let (w, h) = (width as i32, (a.len() / width) as i32);
     let columns = (w - dx.abs()) as usize;
     let (mut n, mut sums) = (0, [0.0_f32; 5]);
     for y in dy.max(0)..h + dy.min(0) {

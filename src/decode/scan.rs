@@ -7,6 +7,8 @@
 const MEASURED: usize = 8;
 /// Pixels over which the coarse difference is taken.
 const APART: usize = 8;
+/// Of the pixels of a measured row every so many tells the noise.
+const SPARSE: usize = 8;
 /// Differences below this are never taken for an edge.
 const LEAST_EDGE: u8 = 8;
 /// Times the median difference that an edge must exceed: white noise passes five medians (3.4 sigma)
@@ -105,7 +107,7 @@ impl LumaScan {
         self.fine += u64::from(fine);
         self.coarse += u64::from(coarse);
         self.pixels += n as u64;
-        for pair in row.chunks_exact(4) {
+        for pair in row.chunks_exact(SPARSE) {
             self.histogram[usize::from(pair[0].abs_diff(pair[1]))] += 1;
         }
     }

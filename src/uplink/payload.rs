@@ -201,6 +201,9 @@ pub struct FindingData {
     pub evidence: Vec<EvidenceRef>,
     /// How far the times can be trusted.
     pub clock: ClockRef,
+    /// What is wrong with the camera, for people, in English; only of `device.camera.*`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
 }
 
 /// The premises.
@@ -493,6 +496,7 @@ pub(super) mod tests {
                 source: "ntp".to_owned(),
                 uncertainty_ms: Some(12),
             },
+            detail: None,
         }
     }
 

@@ -200,6 +200,13 @@ pub struct CoverageReport {
     pub partial: bool,
     /// By camera.
     pub cameras: Vec<CameraCoverage>,
+    /// What each camera's milliseconds add up to: 3,600,000, or less in a partial report.
+    #[serde(default = "whole_hour")]
+    pub covered_ms: u32,
+}
+
+fn whole_hour() -> u32 {
+    3_600_000
 }
 
 /// One camera's hour.

@@ -13,6 +13,7 @@ mod architecture;
 mod broker;
 mod camera;
 mod commands;
+mod health;
 mod models;
 mod pipeline;
 mod support;

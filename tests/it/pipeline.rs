@@ -8,7 +8,7 @@ use crate::support::{
 /// CloudEvents 1.0 (JSON event format 1.0, structured) with our data, as the wire contract says.
 const FINDING_SCHEMA: &str = include_str!("finding.schema.json");
 
-fn validate(finding: &Value) {
+pub fn validate(finding: &Value) {
     let validator =
         jsonschema::validator_for(&serde_json::from_str(FINDING_SCHEMA).unwrap()).unwrap();
     let errors: Vec<_> = validator

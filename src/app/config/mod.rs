@@ -5,6 +5,7 @@
 //! catalogue that the reference in `config/README.md` is printed from; a test holds catalogue,
 //! reader, example and reference together.
 mod codes;
+mod health;
 mod keys;
 mod parse;
 mod problem;
@@ -20,11 +21,12 @@ use crate::capture::CaptureConfig;
 use crate::decode::DecodeConfig;
 use crate::detect::DetectConfig;
 use crate::evidence::EvidenceConfig;
-use crate::rules::RuleConfig;
+use crate::rules::{DeviceConfig, RuleConfig};
 use crate::track::TrackConfig;
 use crate::uplink::{SiteIdentity, UplinkConfig};
 
 pub use codes::{CODES, CodeDefaults, defaults_of};
+pub use health::HealthConfig;
 pub use keys::reference;
 pub use parse::{
     BrokerAddress, Parsed, SourceUrl, broker_address, load, parse, read_file, source_url,
@@ -50,6 +52,8 @@ pub struct SiteConfig {
     pub detect: DetectConfig,
     /// `[track]`.
     pub track: TrackConfig,
+    /// `[health]`.
+    pub health: HealthConfig,
     /// `[[camera]]`; a [`crate::base::ids::CameraIx`] is an index into it.
     pub cameras: Vec<CameraConfig>,
     /// `[[rule]]`; a [`crate::base::ids::RuleIx`] is an index into it.
@@ -67,6 +71,8 @@ pub struct CameraConfig {
     pub capture: CaptureConfig,
     /// How it is decoded and sampled.
     pub decode: DecodeConfig,
+    /// What makes a finding about it.
+    pub device: DeviceConfig,
 }
 
 /// One rule before the models are loaded; [`resolve_rules`] finishes it.

@@ -8,6 +8,7 @@ use toml::de::{DeTable, DeValue};
 use url::Url;
 
 use super::codes::{CODES, CodeDefaults, defaults_of, urgency_of};
+use super::health::{HealthConfig, of_camera, read_health};
 use super::keys::SECTIONS;
 use super::problem::{Problem, Problems};
 use super::section::{Located, Reading, Section, did_you_mean};
@@ -16,7 +17,7 @@ use crate::base::geometry::{Point, Polygon};
 use crate::base::ids::{CameraIx, Name};
 use crate::base::secret::Secret;
 use crate::capture::{CaptureConfig, Pace, SourceConfig, Transport};
-use crate::decode::{DecodeConfig, MotionConfig, PictureConfig};
+use crate::decode::{DecodeConfig, MotionConfig};
 use crate::detect::DetectConfig;
 use crate::evidence::EvidenceConfig;
 use crate::rules::{RuleConfig, Urgency, Zone};
@@ -133,7 +134,12 @@ pub(super) fn read(reading: &Reading<'_>, path: &Path, text: &str) -> (Option<Si
     );
     let (detect, models, onnxruntime) = read_detect(table("detect"));
     let track = read_track(table("track"));
-    let cameras = read_cameras(reading, &tables(reading, &root, "camera", unreadable));
+    let health = read_health(table("health"));
+    let cameras = read_cameras(
+        reading,
+        &tables(reading, &root, "camera", unreadable),
+        &health,
+    );
     let mut labels = Vec::new();
     let tables = tables(reading, &root, "rule", unreadable);
     let rules = read_rules(reading, &tables, cameras.as_ref(), &mut labels);
@@ -154,6 +160,7 @@ pub(super) fn read(reading: &Reading<'_>, path: &Path, text: &str) -> (Option<Si
             evidence: evidence?,
             detect: detect?,
             track,
+            health,
             cameras: cameras?
                 .into_iter()
                 .map(|(_, config)| config)
@@ -420,14 +427,18 @@ fn read_track(section: Section<'_, '_>) -> TrackConfig {
 /// By index. A camera with a mistake has no config, but perhaps a name that rules may use.
 type Cameras = Vec<(Option<Name>, Option<CameraConfig>)>;
 
-fn read_cameras(reading: &Reading<'_>, tables: &[(usize, &DeTable<'_>)]) -> Option<Cameras> {
+fn read_cameras(
+    reading: &Reading<'_>,
+    tables: &[(usize, &DeTable<'_>)],
+    health: &HealthConfig,
+) -> Option<Cameras> {
     let mut ids: Vec<Name> = Vec::new();
     let mut cameras = Vec::new();
     for (i, (at, table)) in tables.iter().enumerate() {
         let section = Section::new(reading, "camera", format!("camera[{i}]"), *at, table);
         let id = section.name("id");
         note_duplicate(&section, id.as_ref(), &mut ids);
-        cameras.push((id.clone(), read_camera(section, id)));
+        cameras.push((id.clone(), read_camera(section, id, health)));
     }
     (!cameras.is_empty()).then_some(cameras)
 }
@@ -444,7 +455,11 @@ fn note_duplicate(section: &Section<'_, '_>, id: Option<&Name>, seen: &mut Vec<N
     seen.push(id.clone());
 }
 
-fn read_camera(section: Section<'_, '_>, id: Option<Name>) -> Option<CameraConfig> {
+fn read_camera(
+    section: Section<'_, '_>,
+    id: Option<Name>,
+    health: &HealthConfig,
+) -> Option<CameraConfig> {
     let url = section.text("url").and_then(|text| match source_url(text) {
         Ok(url) => Some(url),
         Err((message, remedy)) => {
@@ -515,6 +530,7 @@ fn read_camera(section: Section<'_, '_>, id: Option<Name>) -> Option<CameraConfi
     };
     let step_timeout = section.integer("step_timeout_ms", 500..=60_000);
     let silence = section.integer("silence_ms", 500..=60_000);
+    let (device, picture) = of_camera(&section, health);
     let gb28181 = section.text("gb28181");
     if let Some(text) = gb28181
         && (text.len() != 20 || !text.bytes().all(|b| b.is_ascii_digit()))
@@ -549,8 +565,9 @@ fn read_camera(section: Section<'_, '_>, id: Option<Name>) -> Option<CameraConfi
         decode: DecodeConfig {
             analyse_fps: analyse_fps.unwrap_or(DecodeConfig::default().analyse_fps),
             motion: gate.then_some(motion),
-            picture: PictureConfig::default(),
+            picture,
         },
+        device,
     })
 }
 

@@ -372,6 +372,33 @@ impl<'r, 'a> Section<'r, 'a> {
         Some(texts)
     }
 
+    /// A list of words, each one of a few; it may be empty. `None` if absent or wrong.
+    pub fn words<T: Copy>(&self, name: &'static str, choices: &[(&str, T)]) -> Option<Vec<T>> {
+        let (key, value) = self.value(name)?;
+        let Some(array) = value.get_ref().as_array() else {
+            self.wrong_type(key, value.get_ref());
+            return None;
+        };
+        let mut found = Vec::new();
+        for item in array {
+            let word = item.get_ref().as_str().unwrap_or_default();
+            match choices.iter().find(|(known, _)| *known == word) {
+                Some((_, choice)) => found.push(*choice),
+                None => {
+                    let known = choices.iter().map(|(known, _)| *known);
+                    let message = format!("holds `{word}`");
+                    let at = Some(item.span().start);
+                    let remedy = did_you_mean(word, known)
+                        .unwrap_or_else(|| format!("expected: {}", key.kind));
+                    self.reading
+                        .problem(at, self.key_path(name), message, remedy);
+                    return None;
+                }
+            }
+        }
+        Some(found)
+    }
+
     /// A list of corners `[x, y]`, each `0.0..=1.0`.
     pub fn corners(&self, name: &'static str) -> Option<Vec<(f32, f32)>> {
         let (key, value) = self.value(name)?;
