@@ -85,7 +85,10 @@ impl Coverage {
         }
         let camera = |(id, decode): &(CameraId, &DecodeConfig)| {
             let every = Duration::from_secs_f32(1.0 / decode.analyse_fps.max(0.01));
-            let refresh = decode.motion.as_ref().map_or(every, |m| m.refresh.max(every));
+            let refresh = decode
+                .motion
+                .as_ref()
+                .map_or(every, |m| m.refresh.max(every));
             let errors = metrics.counter(Metric::DetectErrors, &[("camera", id.as_str())]);
             Camera {
                 watched_for: WATCHED_FOR.max(2 * refresh),
@@ -135,14 +138,19 @@ impl Coverage {
             .cameras
             .iter_mut()
             .zip(states)
-            .map(|(camera, (state, is_off_schedule))| match camera.what(*state, at) {
-                What::Blind(_) if *is_off_schedule => What::Blind(Cause::OffSchedule),
-                what => what,
-            })
+            .map(
+                |(camera, (state, is_off_schedule))| match camera.what(*state, at) {
+                    What::Blind(_) if *is_off_schedule => What::Blind(Cause::OffSchedule),
+                    what => what,
+                },
+            )
             .collect();
         let outcome = self.ledger.step(at, utc, |i| what[i]);
         if let Some(by_ms) = outcome.stepped_ms {
-            tracing::warn!(by_ms, "the system clock was stepped: coverage of the hours between says so");
+            tracing::warn!(
+                by_ms,
+                "the system clock was stepped: coverage of the hours between says so"
+            );
         }
         let has_ended = !outcome.hours.is_empty();
         self.take(outcome);
@@ -288,7 +296,12 @@ fn report_of(report: &HourReport) -> CoverageReport {
 
 /// The same gap gives the same id.
 fn gap_notice(gap: &Gap) -> Notice {
-    let about = format!("coverage.gap {} {} {}", gap.from, gap.until, gap.cause.word());
+    let about = format!(
+        "coverage.gap {} {} {}",
+        gap.from,
+        gap.until,
+        gap.cause.word()
+    );
     let digest = sha256_hex(about.as_bytes());
     let mut bits = [0; 10];
     bits.copy_from_slice(&digest.as_bytes()[..10]);

@@ -150,11 +150,7 @@ fn update(
     report.codec = capture.info.as_ref().map(|i| i.codec.name().to_owned());
     let size = decode.size.or(capture.info.as_ref().and_then(|i| i.size));
     (report.width, report.height) = (size.map(|s| s.width_px), size.map(|s| s.height_px));
-    let fps = if has_pictures(state) {
-        decode.fps
-    } else {
-        0.0
-    };
+    let fps = if has_pictures(state) { decode.fps } else { 0.0 };
     if worth_telling(report.fps, fps) {
         report.fps = Some(fps.round());
     }

@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use super::analytics::{self, Analytics, Facts};
 use super::blocking::on_thread;
 use super::config::{Problems as ConfigProblems, SiteConfig, check_labels, resolve_rules};
-use super::exit::{ExitCode, Failure, OrExit as _};
 use super::coverage::Coverage;
 use super::device::DeviceFindings;
+use super::exit::{ExitCode, Failure, OrExit as _};
 use super::health::{Problems, follow};
 use super::models::starts;
 use super::oversight::Oversight;
@@ -35,7 +35,8 @@ use crate::evidence::{EvidenceError, StillStore};
 use crate::rules::RuleEngine;
 use crate::track::Tracker;
 use crate::uplink::{
-    CameraReport, CameraState, CoverageReport, SiteState, Store, StoreError, StoreHandle, Uplink, UplinkHealth,
+    CameraReport, CameraState, CoverageReport, SiteState, Store, StoreError, StoreHandle, Uplink,
+    UplinkHealth,
 };
 
 /// The store's file in the state directory.

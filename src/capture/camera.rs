@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::source::{CaptureError, Source, SourceOpener, SourceUnit};
 use super::skew::ClockSkew;
+use super::source::{CaptureError, Source, SourceOpener, SourceUnit};
 use super::unit::{AccessUnit, StreamInfo};
 use super::unit_queue::{Offered, UnitSender};
 use crate::base::backoff::Backoff;

@@ -294,9 +294,7 @@ impl PictureHealth {
         if !streak.has_begun() {
             self.repeats.keys_at_begin = picture.key_units;
         }
-        let keys = picture
-            .key_units
-            .saturating_sub(self.repeats.keys_at_begin);
+        let keys = picture.key_units.saturating_sub(self.repeats.keys_at_begin);
         // Time before the second key unit counts, but does not decide.
         let step = if streak.is_on() || keys >= KEY_UNITS {
             step

@@ -399,8 +399,7 @@ impl CoverageLedger {
         };
         let stepped_ms = now_ms.saturating_sub(expected_ms);
         let limit_ms = STEP.as_millis() as i64;
-        let is_step =
-            stepped_ms.saturating_abs() > limit_ms || self.painted_ms - now_ms > limit_ms;
+        let is_step = stepped_ms.saturating_abs() > limit_ms || self.painted_ms - now_ms > limit_ms;
         if !is_step {
             self.paint_to(now_ms, &mut what, &mut outcome);
             return outcome;
@@ -530,7 +529,11 @@ impl CoverageLedger {
         self.newest_hour = self.newest_hour.max(hour);
         self.running = self.recall(hour).unwrap_or_else(|| HourAccount {
             hour,
-            revision: if is_new { 0 } else { self.steps_back.saturating_mul(100) },
+            revision: if is_new {
+                0
+            } else {
+                self.steps_back.saturating_mul(100)
+            },
             until_ms: None,
             steps_back: self.steps_back,
             cameras: BTreeMap::new(),

@@ -398,7 +398,10 @@ impl Case {
             open.looks = open.looks.saturating_add(1);
             open.gone = Duration::ZERO;
             look.detail.clone_into(&mut open.detail);
-            if open.revised.is_some_and(|t| look.at.since(t) < config.update) {
+            if open
+                .revised
+                .is_some_and(|t| look.at.since(t) < config.update)
+            {
                 return None;
             }
             open.revised = Some(look.at);

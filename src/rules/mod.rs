@@ -12,9 +12,7 @@ mod finding;
 mod tests;
 
 pub use config::{RuleConfig, Urgency, Zone};
-pub use coverage::{
-    Cause, CoverageLedger, Gap, HourAccount, HourReport, Outcome, Totals, What,
-};
+pub use coverage::{Cause, CoverageLedger, Gap, HourAccount, HourReport, Outcome, Totals, What};
 pub use device::{
     CODE_PREFIX, DeviceChange, DeviceConfig, DeviceFault, DeviceWatch, Look, OpenDevice, Sight,
 };

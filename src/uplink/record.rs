@@ -336,6 +336,7 @@ mod tests {
                     watched_ms: 3_599_000,
                     blind_ms: [("offline".to_owned(), 1000)].into(),
                 }],
+                covered_ms: 3_600_000,
             })),
             RecordBody::Notice(Box::new(Notice {
                 id: Uuid::from_u128(7),
@@ -378,9 +379,10 @@ mod tests {
                 watched_ms: 3_599_000,
                 blind_ms: [("offline".to_owned(), 1000)].into(),
             }],
+            covered_ms: 3_600_000,
         };
         let body = RecordBody::Coverage(Box::new(report));
         let text = String::from_utf8(body.event("//mingchu/410724/site-1", 7, T, false)).unwrap();
-        insta::assert_snapshot!(text, @r#"{"specversion":"1.0","id":"coverage.2026-11-24T03:00:00.000Z.1","source":"//mingchu/410724/site-1","type":"cn.mingchu.coverage.v1","subject":"site","time":"2026-11-24T03:12:07.412Z","datacontenttype":"application/json","seq":7,"data":{"hour":"2026-11-24T03:00:00.000Z","revision":1,"partial":false,"cameras":[{"camera":"wok-1","watched_ms":3599000,"blind_ms":{"offline":1000}}]}}"#);
+        insta::assert_snapshot!(text, @r#"{"specversion":"1.0","id":"coverage.2026-11-24T03:00:00.000Z.1","source":"//mingchu/410724/site-1","type":"cn.mingchu.coverage.v1","subject":"site","time":"2026-11-24T03:12:07.412Z","datacontenttype":"application/json","seq":7,"data":{"hour":"2026-11-24T03:00:00.000Z","revision":1,"partial":false,"cameras":[{"camera":"wok-1","watched_ms":3599000,"blind_ms":{"offline":1000}}],"covered_ms":3600000}}"#);
     }
 }

@@ -6,9 +6,7 @@ use mingchu::uplink::{Change, Shelf, Store};
 use serde_json::Value;
 
 use crate::pipeline::validate;
-use crate::support::{
-    Camera, Listener, Mosquitto, QUICK_RULE, SiteDir, camera_table, demo_clip,
-};
+use crate::support::{Camera, Listener, Mosquitto, QUICK_RULE, SiteDir, camera_table, demo_clip};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -76,7 +74,10 @@ fn a_killed_camera_is_a_finding_until_it_is_back_and_its_time_counts_as_offline(
     let mut daemon = site.daemon();
     let heard = listener.wait_for("a coverage report", |m| m.topic.ends_with("/coverage"));
     let report = &heard.payload["data"];
-    assert_eq!((&report["partial"], &report["revision"]), (&Value::from(false), &Value::from(1)));
+    assert_eq!(
+        (&report["partial"], &report["revision"]),
+        (&Value::from(false), &Value::from(1))
+    );
     let of_camera = &report["cameras"][0];
     assert_eq!(of_camera["camera"], "wok-1");
     let watched = of_camera["watched_ms"].as_i64().unwrap();

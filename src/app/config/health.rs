@@ -29,9 +29,8 @@ pub(super) fn read_health(section: Section<'_, '_>) -> HealthConfig {
         let read = section.integer(name, from..=86_400);
         read.map_or(default, Duration::from_secs)
     };
-    let picture_seconds = |name, from, default: Option<Duration>| {
-        default.map(|default| seconds(name, from, default))
-    };
+    let picture_seconds =
+        |name, from, default: Option<Duration>| default.map(|default| seconds(name, from, default));
     let faults = |name| {
         let read = section.words(name, &words());
         read.map(BTreeSet::from_iter)
@@ -73,7 +72,8 @@ pub(super) fn of_camera(
     device
         .off
         .extend(section.words("health_off", &words()).into_iter().flatten());
-    let unless_off = |fault, after: Option<Duration>| after.filter(|_| !device.off.contains(&fault));
+    let unless_off =
+        |fault, after: Option<Duration>| after.filter(|_| !device.off.contains(&fault));
     let picture = PictureConfig {
         frozen: unless_off(DeviceFault::Frozen, site.picture.frozen),
         dark: unless_off(DeviceFault::Dark, site.picture.dark),

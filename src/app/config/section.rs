@@ -382,19 +382,17 @@ impl<'r, 'a> Section<'r, 'a> {
         let mut found = Vec::new();
         for item in array {
             let word = item.get_ref().as_str().unwrap_or_default();
-            match choices.iter().find(|(known, _)| *known == word) {
-                Some((_, choice)) => found.push(*choice),
-                None => {
-                    let known = choices.iter().map(|(known, _)| *known);
-                    let message = format!("holds `{word}`");
-                    let at = Some(item.span().start);
-                    let remedy = did_you_mean(word, known)
-                        .unwrap_or_else(|| format!("expected: {}", key.kind));
-                    self.reading
-                        .problem(at, self.key_path(name), message, remedy);
-                    return None;
-                }
-            }
+            let Some((_, choice)) = choices.iter().find(|(known, _)| *known == word) else {
+                let known = choices.iter().map(|(known, _)| *known);
+                let message = format!("holds `{word}`");
+                let at = Some(item.span().start);
+                let remedy =
+                    did_you_mean(word, known).unwrap_or_else(|| format!("expected: {}", key.kind));
+                self.reading
+                    .problem(at, self.key_path(name), message, remedy);
+                return None;
+            };
+            found.push(*choice);
         }
         Some(found)
     }

@@ -66,7 +66,11 @@ fn a_lost_camera_is_a_finding_after_a_minute_and_closes_when_it_is_back() {
     assert_eq!(opened[0].finding.get_version_num(), 7);
     let on = site.looks(3600, fault(DeviceFault::Offline));
     assert_eq!(short(&on), [(DeviceFault::Offline, Phase::Updated, 2)]);
-    assert_eq!(site.looks(5, Sight::Unknown), [], "connecting is no picture");
+    assert_eq!(
+        site.looks(5, Sight::Unknown),
+        [],
+        "connecting is no picture"
+    );
     let closed = site.looks(12, Sight::Fine);
     assert_eq!(short(&closed), [(DeviceFault::Offline, Phase::Closed, 3)]);
     assert!(closed[0].closed_at > Some(closed[0].last_seen));
