@@ -244,6 +244,7 @@ enum Command {
     NextEpoch(Reply<u64>),
     Read(Cursor, usize, Reply<Batch>),
     OpenFindings(Reply<Vec<LedgerEntry>>),
+    ClosedSince(UtcMicros, Reply<Vec<LedgerEntry>>),
     Finding(Uuid, Reply<Option<LedgerEntry>>),
     Shelf(Shelf, Reply<Vec<(String, String)>>),
     Close,
@@ -328,6 +329,15 @@ impl StoreHandle {
     /// As [`StoreHandle::open_findings`].
     pub async fn read_open_findings(&self) -> Result<Vec<LedgerEntry>, StoreError> {
         self.call(Command::OpenFindings).await
+    }
+
+    /// The newest revision of every finding that closed at `since` or later, by `seq`: those that may
+    /// reopen. Blocking; not for async code.
+    ///
+    /// # Errors
+    /// As [`StoreHandle::open_findings`].
+    pub fn closed_since(&self, since: UtcMicros) -> Result<Vec<LedgerEntry>, StoreError> {
+        self.blocking(|reply| Command::ClosedSince(since, reply))
     }
 
     /// A number higher than any this gave before, across restarts. While the store cannot be written
@@ -628,6 +638,9 @@ impl Store {
                     reply(self.mending(|store| store.read(cursor, limit)));
                 }
                 Command::OpenFindings(reply) => reply(self.mending(|store| store.open_findings())),
+                Command::ClosedSince(since, reply) => {
+                    reply(self.mending(|store| store.closed_since(since)));
+                }
                 Command::Finding(finding, reply) => {
                     reply(self.mending(|store| store.finding(finding)));
                 }
@@ -804,25 +817,44 @@ impl Store {
     }
 
     fn open_findings(&self) -> Result<Vec<LedgerEntry>, StoreError> {
-        let sql = "SELECT seq, updated_utc, payload FROM ledger WHERE open = 1 ORDER BY seq";
+        self.findings(
+            "SELECT seq, updated_utc, payload FROM ledger WHERE open = 1 ORDER BY seq",
+            [],
+        )
+    }
+
+    fn closed_since(&self, since: UtcMicros) -> Result<Vec<LedgerEntry>, StoreError> {
+        // A finding's newest revision is the one that closed it.
+        self.findings(
+            "SELECT seq, updated_utc, payload FROM ledger
+             WHERE open = 0 AND updated_utc >= ?1 ORDER BY seq",
+            [since.0],
+        )
+    }
+
+    fn findings(
+        &self,
+        sql: &str,
+        params: impl rusqlite::Params,
+    ) -> Result<Vec<LedgerEntry>, StoreError> {
         let mut statement = self.conn.prepare_cached(sql)?;
-        let mut rows = statement.query([])?;
-        let mut open = Vec::new();
+        let mut rows = statement.query(params)?;
+        let mut found = Vec::new();
         while let Some(row) = rows.next()? {
             let seq: i64 = row.get(0)?;
             let text = row.get_ref(2)?.as_bytes().map_err(rusqlite::Error::from)?;
             match serde_json::from_slice(text) {
-                Ok(data) => open.push(LedgerEntry {
+                Ok(data) => found.push(LedgerEntry {
                     seq: seq as u64,
                     created: UtcMicros(row.get(1)?),
                     data,
                 }),
                 Err(e) => {
-                    tracing::error!(seq, err = %e, "open finding in the ledger is unreadable");
+                    tracing::error!(seq, err = %e, "finding in the ledger is unreadable");
                 }
             }
         }
-        Ok(open)
+        Ok(found)
     }
 
     /// Forgets findings that were closed long ago. A failure waits for the next time.

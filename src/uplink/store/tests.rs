@@ -323,6 +323,32 @@ fn open_findings_survive_with_their_newest_revision_and_vanish_when_closed() {
 }
 
 #[test]
+fn findings_that_closed_lately_can_be_asked_for() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    store.commit_finding(finding(1, 1, FIRST)).unwrap();
+    store
+        .commit_finding(finding(2, 1, FindingPhase::Closed))
+        .unwrap();
+    bench.clock.advance(Duration::from_secs(60));
+    store
+        .commit_finding(finding(3, 2, FindingPhase::Closed))
+        .unwrap();
+    let closed = |ago_s: i64| {
+        let since = UtcMicros(T.0 + (60 - ago_s) * 1_000_000);
+        let closed = store.closed_since(since).unwrap();
+        closed.iter().map(|e| e.seq).collect::<Vec<_>>()
+    };
+    assert_eq!(closed(0), [3]);
+    assert_eq!(closed(59), [3]);
+    assert_eq!(closed(60), [2, 3]);
+    store
+        .commit_finding(finding(3, 3, FindingPhase::Reopened))
+        .unwrap();
+    assert_eq!(closed(60), [2]);
+}
+
+#[test]
 fn closed_findings_leave_the_ledger_after_90_days_and_open_ones_never() {
     let mut bench = Bench::new();
     let store = bench.open();
