@@ -323,21 +323,21 @@ impl StoreHandle {
         self.blocking(Command::OpenFindings)
     }
 
+    /// The newest revision of every finding that is closed and was told so at `since` or later, by
+    /// `seq`: those that may still be reopened. Blocking; not for async code.
+    ///
+    /// # Errors
+    /// The store cannot be read, or is closed.
+    pub fn closed_since(&self, since: UtcMicros) -> Result<Vec<LedgerEntry>, StoreError> {
+        self.blocking(|reply| Command::ClosedSince(since, reply))
+    }
+
     /// The same for async code.
     ///
     /// # Errors
     /// As [`StoreHandle::open_findings`].
     pub async fn read_open_findings(&self) -> Result<Vec<LedgerEntry>, StoreError> {
         self.call(Command::OpenFindings).await
-    }
-
-    /// The newest revision of every finding that closed at `since` or later, by `seq`: those that may
-    /// reopen. Blocking; not for async code.
-    ///
-    /// # Errors
-    /// As [`StoreHandle::open_findings`].
-    pub fn closed_since(&self, since: UtcMicros) -> Result<Vec<LedgerEntry>, StoreError> {
-        self.blocking(|reply| Command::ClosedSince(since, reply))
     }
 
     /// A number higher than any this gave before, across restarts. While the store cannot be written
@@ -637,9 +637,12 @@ impl Store {
                 Command::Read(cursor, limit, reply) => {
                     reply(self.mending(|store| store.read(cursor, limit)));
                 }
-                Command::OpenFindings(reply) => reply(self.mending(|store| store.open_findings())),
+                Command::OpenFindings(reply) => {
+                    reply(self.mending(|store| store.ledger("open = 1", 0)));
+                }
                 Command::ClosedSince(since, reply) => {
-                    reply(self.mending(|store| store.closed_since(since)));
+                    let which = "open = 0 AND updated_utc >= ?1";
+                    reply(self.mending(|store| store.ledger(which, since.0)));
                 }
                 Command::Finding(finding, reply) => {
                     reply(self.mending(|store| store.finding(finding)));
@@ -816,35 +819,20 @@ impl Store {
         Ok(entry)
     }
 
-    fn open_findings(&self) -> Result<Vec<LedgerEntry>, StoreError> {
-        self.findings(
-            "SELECT seq, updated_utc, payload FROM ledger WHERE open = 1 ORDER BY seq",
-            [],
-        )
-    }
-
-    fn closed_since(&self, since: UtcMicros) -> Result<Vec<LedgerEntry>, StoreError> {
-        // A finding's newest revision is the one that closed it.
-        self.findings(
-            "SELECT seq, updated_utc, payload FROM ledger
-             WHERE open = 0 AND updated_utc >= ?1 ORDER BY seq",
-            [since.0],
-        )
-    }
-
-    fn findings(
-        &self,
-        sql: &str,
-        params: impl rusqlite::Params,
-    ) -> Result<Vec<LedgerEntry>, StoreError> {
-        let mut statement = self.conn.prepare_cached(sql)?;
-        let mut rows = statement.query(params)?;
-        let mut found = Vec::new();
+    /// The entries for which `which` holds; its parameter, if it has one, is `since`.
+    fn ledger(&self, which: &str, since: i64) -> Result<Vec<LedgerEntry>, StoreError> {
+        let sql =
+            format!("SELECT seq, updated_utc, payload FROM ledger WHERE {which} ORDER BY seq");
+        let mut statement = self.conn.prepare_cached(&sql)?;
+        let since = [since];
+        let asked = &since[..statement.parameter_count()];
+        let mut rows = statement.query(rusqlite::params_from_iter(asked))?;
+        let mut open = Vec::new();
         while let Some(row) = rows.next()? {
             let seq: i64 = row.get(0)?;
             let text = row.get_ref(2)?.as_bytes().map_err(rusqlite::Error::from)?;
             match serde_json::from_slice(text) {
-                Ok(data) => found.push(LedgerEntry {
+                Ok(data) => open.push(LedgerEntry {
                     seq: seq as u64,
                     created: UtcMicros(row.get(1)?),
                     data,
@@ -854,7 +842,7 @@ impl Store {
                 }
             }
         }
-        Ok(found)
+        Ok(open)
     }
 
     /// Forgets findings that were closed long ago. A failure waits for the next time.
