@@ -79,6 +79,7 @@ impl DeviceFindings {
                     revision: data.revision + 1,
                     phase: FindingPhase::Closed,
                     closed_at: Some(now),
+                    reason: Some("config".to_owned()),
                     clock: clock_state(),
                     ..data
                 });
@@ -123,6 +124,7 @@ impl DeviceFindings {
     fn data(&self, change: &DeviceChange) -> FindingData {
         let (camera, gb28181) = &self.facts.cameras[change.camera.index()];
         let config = &self.configs[change.camera.index()];
+        let business_only = config.business_hours_only.contains(&change.fault);
         let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         FindingData {
             finding: change.finding,
@@ -131,6 +133,7 @@ impl DeviceFindings {
                 Phase::Opened => FindingPhase::Opened,
                 Phase::Updated => FindingPhase::Updated,
                 Phase::Closed => FindingPhase::Closed,
+                Phase::Reopened => FindingPhase::Reopened,
             },
             code: change.fault.code(),
             class: CLASS,
@@ -151,6 +154,10 @@ impl DeviceFindings {
                 threshold: 0.0,
                 window: 1,
                 clear_ms: ms(config.clear),
+                hits: None,
+                when: if business_only { "business" } else { "always" }.to_owned(),
+                off_hours: false,
+                cooldown_ms: 0,
             },
             model: None,
             first_seen: change.first_seen,
@@ -161,6 +168,10 @@ impl DeviceFindings {
             objects: Vec::new(),
             evidence: Vec::new(),
             clock: clock_state(),
+            models: Vec::new(),
+            zone: None,
+            realert: false,
+            reason: change.reason.map(|r| r.word().to_owned()),
             detail: Some(change.detail.clone()).filter(|d| !d.is_empty()),
         }
     }

@@ -12,6 +12,7 @@ mod demo;
 mod detect;
 mod device;
 pub mod exit;
+pub mod explain;
 mod health;
 mod logging;
 mod models;

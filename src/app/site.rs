@@ -20,7 +20,7 @@ use super::device::DeviceFindings;
 use super::exit::{ExitCode, Failure, OrExit as _};
 use super::health::{Problems, follow};
 use super::models::starts;
-use super::oversight::Oversight;
+use super::oversight::{IsBusiness, Oversight};
 use crate::base::heartbeat::Heartbeats;
 use crate::base::ids::{CameraId, CameraIx};
 use crate::base::metrics::{Metric, Metrics};
@@ -32,7 +32,7 @@ use crate::capture::{
 use crate::decode::{Clips, DecodeHealth, DecodeThread, Frame, FrameBoard};
 use crate::detect::{DetectWorker, Models, ModelsError, Runtime};
 use crate::evidence::{EvidenceError, StillStore};
-use crate::rules::RuleEngine;
+use crate::rules::{RuleEngine, Schedule};
 use crate::track::Tracker;
 use crate::uplink::{
     CameraReport, CameraState, CoverageReport, SiteState, Store, StoreError, StoreHandle, Uplink,
@@ -257,7 +257,7 @@ impl Site {
             findings: DeviceFindings::new(devices, facts.clone()),
             coverage,
             state: state.subscribe(),
-            is_business: Arc::new(|_| true),
+            is_business: is_business(config.calendar.business.clone()),
             clock: clock.clone(),
             looked: None,
         };
@@ -388,6 +388,11 @@ impl Site {
             store_thread,
         })
     }
+}
+
+/// Where the site has not said when it works, it always does.
+fn is_business(hours: Option<Arc<Schedule>>) -> IsBusiness {
+    Arc::new(move |at| hours.as_ref().is_none_or(|h| h.span_at(at).open))
 }
 
 /// Runs a task whose panic ends the site.

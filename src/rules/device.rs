@@ -33,7 +33,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::finding::Phase;
+use super::finding::{CloseReason, Phase};
 use crate::base::ids::CameraIx;
 use crate::base::streak::Streak;
 use crate::base::time::{MonoMicros, UtcMicros};
@@ -199,6 +199,8 @@ pub struct DeviceChange {
     pub last_seen: UtcMicros,
     /// When it was seen to be over long enough.
     pub closed_at: Option<UtcMicros>,
+    /// Why it was closed: it is over, or it does not count at this hour.
+    pub reason: Option<CloseReason>,
     /// Looks that showed it.
     pub looks: u32,
     /// Why, for people: of the newest look that showed it.
@@ -432,6 +434,11 @@ impl Open {
             first_seen: self.first_seen,
             last_seen: self.last_seen,
             closed_at: (phase == Phase::Closed).then_some(look.utc),
+            reason: (phase == Phase::Closed).then_some(if look.sight == Sight::Fault(fault) {
+                CloseReason::OffSchedule
+            } else {
+                CloseReason::Clear
+            }),
             looks: self.looks,
             detail: self.detail.clone(),
         }

@@ -6,15 +6,23 @@ mod config;
 mod coverage;
 mod device;
 mod engine;
+mod explain;
 mod finding;
+mod history;
+mod life;
+mod schedule;
+mod still;
 
 #[cfg(test)]
 mod tests;
 
-pub use config::{RuleConfig, Urgency, Zone};
+pub use config::{Gate, OffHours, Place, RuleConfig, Urgency, Zone};
 pub use coverage::{Cause, CoverageLedger, Gap, HourAccount, HourReport, Outcome, Totals, What};
 pub use device::{
     CODE_PREFIX, DeviceChange, DeviceConfig, DeviceFault, DeviceWatch, Look, OpenDevice, Sight,
 };
-pub use engine::{MAX_STREAK_GAP, MAX_WATCHED_GAP, RuleEngine};
-pub use finding::{FindingChange, FindingObject, OpenFinding, Phase};
+pub use engine::{MAX_WATCHED_GAP, RuleEngine};
+pub use explain::{Nearest, RuleState, Shortfall, Standing};
+pub use finding::{CloseReason, FindingChange, FindingObject, OpenFinding, Phase};
+pub use history::MAX_STREAK_GAP;
+pub use schedule::{Cursor, HoursError, Schedule, Span, When};

@@ -415,7 +415,6 @@ fn each_fault_shows_on_real_clips_of_fixed_cameras() {
     for name in FIXED {
         let pictures = clip_luma(&shared(name));
         let few = pictures.len().min(24);
-        eprintln!("{name}");
         each_fault_shows_on(&pictures[..few]);
         lamps_are_no_fault_on(&pictures[..few]);
     }

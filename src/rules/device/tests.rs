@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -122,6 +124,7 @@ fn darkness_counts_in_business_hours_only() {
     site.is_business = false;
     let closed = site.looks(30, fault(DeviceFault::Dark));
     assert_eq!(short(&closed), [(DeviceFault::Dark, Phase::Closed, 2)]);
+    assert_eq!(closed[0].reason, Some(CloseReason::OffSchedule));
 }
 
 #[test]
@@ -197,7 +200,7 @@ proptest! {
             prop_assert_eq!(&changes, &again.looks(seconds, sight), "equal input, equal output");
             all.extend(changes);
         }
-        let mut newest: std::collections::BTreeMap<Uuid, (u32, Phase)> = Default::default();
+        let mut newest: BTreeMap<Uuid, (u32, Phase)> = BTreeMap::new();
         for change in all {
             let before = newest.insert(change.finding, (change.revision, change.phase));
             match before {
