@@ -143,7 +143,7 @@ pub struct PictureSample<'a> {
 }
 
 /// Several runs of identical pictures, and what came before.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Repeats {
     newest: Option<u64>,
     earlier: VecDeque<(MonoMicros, u64)>,
@@ -201,7 +201,7 @@ impl Usual {
 }
 
 /// One camera's pictures over time.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PictureHealth {
     frozen: Option<Streak>,
     dark: Option<Streak>,
@@ -220,7 +220,7 @@ pub struct PictureHealth {
 }
 
 /// The learnt map of edges.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct View {
     map: Vec<f32>,
     over: Duration,
