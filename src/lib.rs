@@ -16,6 +16,7 @@
 //! | q2 frames | [`decode::FrameBoard`] | 1 waiting and 1 in flight per camera | the newest replaces the waiting one; cameras take turns | `frames_replaced_total{camera}` |
 //! | q3 analysed pictures | a bounded channel, made in `app::site` | 2 per worker | the worker waits, so q2 overflows instead | `detections_queued` |
 //! | q4 findings | [`uplink::StoreHandle::commit_finding`] | 1, blocking | rules wait until it is on the disk | `store_wait_microseconds_total` |
+//! | coverage not stored yet | `app::coverage` | 2000 changes | the oldest go | `coverage_lost_total` |
 //! | outbox | [`uplink::Store`], SQLite | the disk | grows until acknowledged | `outbox_records`, `outbox_bytes`, `outbox_oldest_seconds` |
 //! | in flight | `uplink::delivery` | `uplink.window` | the outbox waits | `uplink_published_total`, `uplink_acked_total` |
 //!
@@ -25,6 +26,9 @@
 //! * one OS thread per camera that decodes, N that run the models (cores less one), one for track,
 //!   rules and evidence, one that owns the database;
 //! * each beats ([`base::heartbeat`]); systemd's watchdog is fed only while all of them do.
+//!
+//! Once a second the analytics thread also looks at the cameras' states: findings about cameras
+//! (`device.camera.*`) and the coverage ledger come of it.
 //!
 //! Track, rules and evidence share one plain thread, not a tokio task: they block on the disk by
 //! design, since a finding must be durable before the next is decided.

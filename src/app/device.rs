@@ -111,13 +111,11 @@ impl DeviceFindings {
         found
     }
 
-    /// Whether `state` is a fault that is none at this hour.
-    pub fn is_off_schedule(&self, camera: usize, state: CameraState, is_business: bool) -> bool {
+    /// Whether `state` is a fault in business hours only.
+    pub fn is_business_only(&self, camera: usize, state: CameraState) -> bool {
         match sight_of(state) {
-            Sight::Fault(fault) if !is_business => {
-                self.configs[camera].business_hours_only.contains(&fault)
-            }
-            _ => false,
+            Sight::Fault(fault) => self.configs[camera].business_hours_only.contains(&fault),
+            Sight::Fine | Sight::Unknown => false,
         }
     }
 

@@ -17,8 +17,8 @@ use crate::uplink::{CameraState, FindingData, SiteState, StoreHandle};
 /// How often.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Whether the kitchen works at a moment.
-pub type IsBusiness = Arc<dyn Fn(UtcMicros) -> bool + Send + Sync>;
+/// Whether the kitchen works at a moment; `None`: the site has not said when it does.
+pub type IsBusiness = Arc<dyn Fn(UtcMicros) -> Option<bool> + Send + Sync>;
 
 /// The cameras' overseer.
 pub struct Oversight {
@@ -28,7 +28,7 @@ pub struct Oversight {
     pub coverage: Coverage,
     /// What the cameras do.
     pub state: watch::Receiver<SiteState>,
-    /// The site's hours; always, where it has not said.
+    /// The site's hours.
     pub is_business: IsBusiness,
     /// The site's clock.
     pub clock: SharedClock,
@@ -57,15 +57,18 @@ impl Oversight {
         self.looked = Some(at);
         let state = self.state.borrow().clone();
         let is_business = (self.is_business)(utc);
+        let is_closed = is_business == Some(false);
         let each = state.cameras.iter().enumerate();
         let states: Vec<(CameraState, bool)> = each
             .map(|(i, report)| {
-                let off = self.findings.is_off_schedule(i, report.state, is_business);
+                let off = is_closed && self.findings.is_business_only(i, report.state);
                 (report.state, off)
             })
             .collect();
         self.coverage.step(&states, store, at, utc);
-        self.findings.look(&state, at, utc, is_business)
+        // Where nobody has said when it is dark by right, the dark is no finding; the coverage has it.
+        self.findings
+            .look(&state, at, utc, is_business.unwrap_or(false))
     }
 
     /// The site stops: the running hour is written down.

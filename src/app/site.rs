@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use tokio::sync::{mpsc, watch};
@@ -32,7 +33,7 @@ use crate::capture::{
 use crate::decode::{Clips, DecodeHealth, DecodeThread, Frame, FrameBoard};
 use crate::detect::{DetectWorker, Models, ModelsError, Runtime};
 use crate::evidence::{EvidenceError, StillStore};
-use crate::rules::{RuleEngine, Schedule};
+use crate::rules::{DeviceFault, RuleEngine, Schedule};
 use crate::track::Tracker;
 use crate::uplink::{
     CameraReport, CameraState, CoverageReport, SiteState, Store, StoreError, StoreHandle, Uplink,
@@ -361,13 +362,18 @@ impl Site {
             };
             let name = format!("capture/{id}");
             captures.push(spawn_task(&name, &faults, capture.run()));
+            let clock_limit = if camera.device.off.contains(&DeviceFault::Clock) {
+                Duration::MAX
+            } else {
+                config.health.clock_limit
+            };
             tokio::spawn(follow(
                 i,
                 capture_seen,
                 decode_seen,
                 state.clone(),
                 clock.clone(),
-                config.health.clock_limit,
+                clock_limit,
             ));
         }
         Ok(RunningSite {
@@ -390,9 +396,8 @@ impl Site {
     }
 }
 
-/// Where the site has not said when it works, it always does.
 fn is_business(hours: Option<Arc<Schedule>>) -> IsBusiness {
-    Arc::new(move |at| hours.as_ref().is_none_or(|h| h.span_at(at).open))
+    Arc::new(move |at| Some(hours.as_ref()?.span_at(at).open))
 }
 
 /// Runs a task whose panic ends the site.

@@ -434,7 +434,7 @@ pub const KEYS: &[Key] = &[
         "list of `offline`, `no-video`, `frozen`, `dark`, `occluded`, `moved`, `defocused`, `clock`",
         "[\"dark\"]",
         Value("[\"dark\"]"),
-        "What is a fault in business hours only. Outside of them coverage counts it as `off_schedule`. `[]`: none.",
+        "What is a finding in business hours only (`site.business_hours`; without them it is none). Outside of them coverage counts it as `off_schedule`. `[]`: everything counts always.",
     ),
     key(
         "camera",

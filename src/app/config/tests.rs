@@ -458,3 +458,33 @@ proptest::proptest! {
         parse(Path::new("site.toml"), &format!("{}{text}", &EXAMPLE[..cut]));
     }
 }
+
+#[test]
+fn a_camera_switches_off_what_it_need_not_be_looked_at_for() {
+    let text = MINIMAL.replace("[[camera]]\n", "[[camera]]\nhealth_off = [\"moved\"]\n")
+        + "\n[health]\noff = [\"dark\", \"no-video\"]\nbusiness_hours_only = []\nfrozen_s = 20\n";
+    let config = good(&text);
+    let (device, picture) = (&config.cameras[0].device, &config.cameras[0].decode.picture);
+    let off: Vec<&str> = device.off.iter().map(|f| f.word()).collect();
+    assert_eq!(off, ["no-video", "dark", "moved"]);
+    assert!(device.business_hours_only.is_empty());
+    assert_eq!((picture.dark, picture.moved), (None, None));
+    assert_eq!(picture.frozen, Some(std::time::Duration::from_secs(20)));
+}
+
+#[test]
+fn a_word_that_is_no_fault_of_a_camera_is_named() {
+    let problems = problems_with(
+        "[detect]\n",
+        "[health]\noff = [\"dark\", \"ocluded\"]\n[detect]\n",
+    );
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    assert!(
+        problems[0].contains("health.off: holds `ocluded`"),
+        "{problems:#?}"
+    );
+    assert!(
+        problems[0].contains("did you mean `occluded`?"),
+        "{problems:#?}"
+    );
+}
