@@ -324,3 +324,114 @@ fn gap_notice(gap: &Gap) -> Notice {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::base::heartbeat::Heartbeats;
+    use crate::base::time::{Clock as _, ManualClock};
+    use crate::uplink::Store;
+
+    /// 2026-11-24T03:00:00Z
+    const T: UtcMicros = UtcMicros(1_795_489_200_000_000);
+    const ONLINE: (CameraState, bool) = (CameraState::Online, false);
+
+    struct Bench {
+        dir: tempfile::TempDir,
+        clock: Arc<ManualClock>,
+        metrics: Metrics,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self {
+                dir: tempfile::tempdir().unwrap(),
+                clock: ManualClock::new(MonoMicros(1_000_000), T),
+                metrics: Metrics::default(),
+            }
+        }
+
+        /// Runs a site with one camera.
+        fn run(&self, life: impl FnOnce(&mut Coverage, &StoreHandle)) {
+            let path = self.dir.path().join("store.sqlite");
+            let beats = Heartbeats::new(self.clock.clone());
+            let (store, thread) =
+                Store::open(&path, self.clock.clone(), &self.metrics, &beats).unwrap();
+            let decode = DecodeConfig::default();
+            let cameras = [(CameraId::new("wok-1").unwrap(), &decode)];
+            let (at, utc) = (self.clock.mono(), self.clock.utc());
+            let mut coverage = Coverage::start(&cameras, &store, &self.metrics, at, utc).unwrap();
+            life(&mut coverage, &store);
+            coverage.stop(&store, self.clock.mono());
+            store.close();
+            thread.join().unwrap();
+        }
+
+        fn step(&self, coverage: &mut Coverage, store: &StoreHandle, state: (CameraState, bool)) {
+            self.clock.advance(Duration::from_secs(1));
+            coverage.step(&[state], store, self.clock.mono(), self.clock.utc());
+        }
+    }
+
+    fn of_camera(coverage: &Coverage) -> CameraCoverage {
+        coverage.so_far().borrow().cameras[0].clone()
+    }
+
+    #[test]
+    fn a_camera_without_analysed_pictures_is_not_watched_and_the_cause_is_told() {
+        let bench = Bench::new();
+        bench.run(|coverage, store| {
+            for second in 0..60 {
+                if second < 20 {
+                    coverage.analysed(0, bench.clock.mono());
+                }
+                if second == 40 {
+                    let labels = [("camera", "wok-1")];
+                    bench.metrics.counter(Metric::DetectErrors, &labels).add(1);
+                }
+                bench.step(coverage, store, ONLINE);
+            }
+            for _ in 0..10 {
+                bench.step(coverage, store, (CameraState::Dark, true));
+            }
+            for _ in 0..10 {
+                bench.step(coverage, store, (CameraState::Unauthorised, false));
+            }
+            let camera = of_camera(coverage);
+            let ms = |cause: &str| camera.blind_ms.get(cause).copied().unwrap_or(0);
+            // Each for as long after its last sign.
+            assert_eq!(camera.watched_ms, 24_000, "{camera:?}");
+            assert_eq!(ms("detector_down"), 6_000, "{camera:?}");
+            assert_eq!(ms("overloaded"), 30_000, "{camera:?}");
+            assert_eq!(ms("off_schedule"), 10_000, "{camera:?}");
+            assert_eq!(ms("offline"), 10_000, "{camera:?}");
+        });
+    }
+
+    #[test]
+    fn an_hour_goes_into_the_outbox_and_the_next_run_goes_on_with_it() {
+        let bench = Bench::new();
+        bench.run(|coverage, store| {
+            for _ in 0..120 {
+                coverage.analysed(0, bench.clock.mono());
+                bench.step(coverage, store, ONLINE);
+            }
+            assert_eq!(store.stats().records, 0);
+        });
+        bench.clock.advance(Duration::from_secs(3600));
+        bench.run(|coverage, store| {
+            let so_far = of_camera(coverage);
+            assert_eq!(so_far.blind_ms.get("stopped"), Some(&120_000), "{so_far:?}");
+            assert_eq!(store.stats().records, 1, "the hour that ended meanwhile");
+            for _ in 0..3480 {
+                bench.step(coverage, store, (CameraState::Offline, false));
+            }
+            assert_eq!(store.stats().records, 2);
+            assert_eq!(store.shelf(Shelf::Coverage).unwrap().len(), 3);
+        });
+        assert_eq!(bench.metrics.total(Metric::CoverageReports), 2);
+        assert_eq!(bench.metrics.total(Metric::CoverageLost), 0);
+    }
+}
