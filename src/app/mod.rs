@@ -4,6 +4,7 @@
 //! pipeline; `analytics` is the one thread where track, rules and evidence meet.
 mod analytics;
 mod blocking;
+mod camera_unit;
 mod check;
 pub mod cli;
 pub mod config;
@@ -14,6 +15,7 @@ mod health;
 mod logging;
 mod models;
 mod probe;
+mod reload;
 mod replay;
 mod run;
 mod site;

@@ -7,15 +7,24 @@ use tokio_util::sync::CancellationToken;
 use super::blocking::on_thread;
 use super::config;
 use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
+use super::reload::{FileWatch, ReloadError};
 use super::site::Site;
 use super::watchdog;
 use crate::base::time::SystemClock;
 
-/// SIGINT, SIGTERM, or SIGHUP (the terminal is gone): the end in good order.
+/// SIGINT, SIGTERM and SIGHUP. For a command at a terminal all three mean the end (at a hang-up the
+/// terminal is gone); for the daemon a hang-up means to read the config again.
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+}
+
+/// What a signal means to the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ask {
+    Stop,
+    Reload,
 }
 
 impl Signals {
@@ -31,17 +40,25 @@ impl Signals {
         })
     }
 
-    /// The next one.
+    /// The next one, whichever.
     pub async fn next(&mut self) {
+        self.ask().await;
+    }
+
+    async fn ask(&mut self) -> Ask {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
+            _ = self.interrupt.recv() => Ask::Stop,
+            _ = self.terminate.recv() => Ask::Stop,
+            _ = self.hangup.recv() => Ask::Reload,
         }
+    }
+
+    async fn stop(&mut self) {
+        while self.ask().await != Ask::Stop {}
     }
 }
 
-/// Runs the daemon until a signal or a fault.
+/// Runs the daemon until a signal or a fault; takes up other configs meanwhile.
 ///
 /// # Errors
 /// [`Failure`] with the exit code: config, models, state directory, or a fault of ours.
@@ -49,6 +66,7 @@ pub async fn run(path: &Path) -> Outcome {
     let config = config::load(path).or_exit(ExitCode::Config)?;
     let mut signals = Signals::catch().or_exit(ExitCode::Internal)?;
     let cameras = config.cameras.len();
+    let revision = config.revision.clone();
     let broker = format!("{}:{}", config.uplink.host, config.uplink.port);
     let (region, id) = (config.identity.region.clone(), config.identity.site.clone());
     let built = on_thread("build", || Site::build(config, SystemClock::shared()));
@@ -60,9 +78,20 @@ pub async fn run(path: &Path) -> Outcome {
         site.heartbeats.clone(),
         watchdog_stop.clone(),
     ));
-    let outcome = tokio::select! {
-        () = signals.next() => Ok(()),
-        fault = site.fault() => Err(Failure::new(ExitCode::Internal, fault)),
+    let mut file = FileWatch::new(path, &revision);
+    let outcome = loop {
+        tokio::select! {
+            ask = signals.ask() => match ask {
+                Ask::Stop => break Ok(()),
+                Ask::Reload => {}
+            },
+            () = file.changed() => {}
+            fault = site.fault() => break Err(Failure::new(ExitCode::Internal, fault)),
+        }
+        match site.reload(&mut file).await {
+            Ok(_) | Err(ReloadError::Refused(_)) => {}
+            Err(ReloadError::Broken(failure)) => break Err(failure),
+        }
     };
     if let Err(failure) = &outcome {
         tracing::error!(err = %failure, "stopping because of a fault");
@@ -70,7 +99,7 @@ pub async fn run(path: &Path) -> Outcome {
     watchdog::stopping();
     tokio::select! {
         () = site.stop() => {}
-        () = signals.next() => {
+        () = signals.stop() => {
             tracing::warn!("second signal: ending at once; what is stored stays stored");
             std::process::exit(130);
         }

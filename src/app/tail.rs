@@ -13,8 +13,9 @@ use crate::base::ids::Name;
 use crate::base::secret::Secret;
 use crate::base::time::UtcMicros;
 use crate::uplink::{
-    ALL_SITES, AckBy, CameraState, CameraStatus, FindingEvent, FindingPhase, Heard, Message,
-    SiteIdentity, SiteStatus, Subscriber, Telemetry, TlsConfig, TopicKind, Topics, UplinkConfig,
+    ALL_SITES, AckBy, CameraState, CameraStatus, ConfigReport, FindingEvent, FindingPhase, Heard,
+    Message, SiteIdentity, SiteStatus, Subscriber, Telemetry, TlsConfig, TopicKind, Topics,
+    UplinkConfig,
 };
 
 /// What to follow and how.
@@ -203,6 +204,9 @@ impl View {
                     String::from_utf8_lossy(payload)
                 ),
             ))),
+            TopicKind::ConfigReported => serde_json::from_slice(payload).map(|c: ConfigReport| {
+                self.news(message, c.applied, config_line(&site, &c, terminal))
+            }),
             TopicKind::Other(rest) => Ok(Some(
                 terminal.paint(Tone::Faint, format_args!("          {site}  {rest}")),
             )),
@@ -269,6 +273,27 @@ fn camera_line(site: &str, status: &CameraStatus, terminal: Terminal) -> String 
     }
     if !report.detail.is_empty() {
         line += &format!("  {}", report.detail);
+    }
+    line
+}
+
+fn config_line(site: &str, report: &ConfigReport, terminal: Terminal) -> String {
+    let short = |revision: &str| revision.get(..8).unwrap_or(revision).to_owned();
+    let parts = report.restarted.join(", ");
+    let mut line = terminal.paint(
+        Tone::Faint,
+        format_args!(
+            "{site}  config {} in force: {parts}",
+            short(&report.revision)
+        ),
+    );
+    if let Some(rejected) = &report.rejected {
+        let word = terminal.paint(Tone::Bad, "REFUSED ");
+        line = format!("{site}  {word}  config {}", short(&rejected.revision));
+        for p in &rejected.problems {
+            let text = format!("{}:{}: {} {}", p.line, p.column, p.key, p.message);
+            line += &format!("\n          {}", terminal.paint(Tone::Warn, text));
+        }
     }
     line
 }

@@ -71,3 +71,14 @@ pub struct RuleConfig {
     /// Least time between two `updated` revisions, in milliseconds.
     pub update_ms: u64,
 }
+
+impl RuleConfig {
+    /// Whether both decide the same of the same tracks: all but the name of things and the cameras.
+    pub(super) fn decides_like(&self, other: &Self) -> bool {
+        let same_cameras = Self {
+            cameras: self.cameras.clone(),
+            ..other.clone()
+        };
+        *self == same_cameras
+    }
+}

@@ -186,6 +186,52 @@ impl RuleEngine {
         orphans
     }
 
+    /// Other rules from the next picture on. What is open goes on under the rule of the same id, if it
+    /// still has the code and watches the camera; a rule that has not changed at all keeps its windows
+    /// and streaks too, unless `other_classes` says that ids of classes and tracks mean something else
+    /// from here on.
+    ///
+    /// Returns what no rule continues; the caller has to close it.
+    #[must_use = "findings that no rule continues must be closed by the caller"]
+    pub fn reload(&mut self, rules: Vec<RuleConfig>, other_classes: bool) -> Vec<OpenFinding> {
+        let mut old = std::mem::replace(self, Self::new(rules, &self.seed.clone()));
+        let mut orphans = Vec::new();
+        for open in old.open() {
+            let before = &old.rules[usize::from(open.rule.0)];
+            let same = |r: &RuleConfig| r.id == before.id && r.code == before.code;
+            let watched = |r: &RuleConfig| r.cameras.contains(&open.camera);
+            if !self.rules.iter().any(|r| same(r) && watched(r)) {
+                orphans.push(open);
+            }
+        }
+        for (camera, watch) in &mut self.cameras {
+            let Some(known) = old.cameras.get_mut(camera) else {
+                continue;
+            };
+            watch.now = known.now;
+            for (ix, incident) in &mut watch.incidents {
+                let rule = &self.rules[usize::from(ix.0)];
+                let at = old
+                    .rules
+                    .iter()
+                    .position(|r| r.id == rule.id && r.code == rule.code);
+                let Some(at) = at else { continue };
+                let Some(known) = known.incidents.remove(&RuleIx(at as u16)) else {
+                    continue;
+                };
+                *incident = known;
+                if other_classes || !old.rules[at].decides_like(rule) {
+                    incident.histories.clear();
+                    if let Some(open) = &mut incident.open {
+                        // A shorter clear time must not close what the new rule has not looked for.
+                        open.unseen = Duration::ZERO;
+                    }
+                }
+            }
+        }
+        orphans
+    }
+
     /// Takes the tracks of one picture and says which findings changed, by rising [`RuleIx`].
     ///
     /// Time is `stamp.received`; a stamp that is equal to or earlier than the camera's last is

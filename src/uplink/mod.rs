@@ -9,6 +9,7 @@
 //! or by whoever commits. A record is on the disk before it is published, and leaves the disk only
 //! when the broker (or, with `ack = "centre"`, the centre) says that it has it.
 mod config;
+mod config_report;
 mod delivery;
 mod mqtt;
 mod payload;
@@ -18,6 +19,9 @@ mod subscriber;
 mod topics;
 
 pub use config::{AckBy, SiteIdentity, TlsConfig, UplinkConfig};
+pub use config_report::{
+    ConfigProblem, ConfigRejection, ConfigReport, ConfigSource, MOST_PROBLEMS,
+};
 pub use mqtt::{LinkError, Message};
 pub use payload::{
     CameraRef, CameraReport, CameraState, CameraStatus, ClockRef, EvidenceRef, FindingData,

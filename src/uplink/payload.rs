@@ -17,7 +17,7 @@ pub const FINDING_CONTENT_TYPE: &str = "application/cloudevents+json";
 pub const JSON_CONTENT_TYPE: &str = "application/json";
 
 /// Times as RFC 3339 text. Reading keeps microseconds if they are given.
-mod rfc3339 {
+pub(super) mod rfc3339 {
     use super::{Deserialize, Deserializer, Serializer, UtcMicros};
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]

@@ -27,6 +27,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::config::{AckBy, SiteIdentity, UplinkConfig};
+use super::config_report::ConfigReport;
 use super::delivery::{Deliverable, Delivery, HoldReason, Limits, Tag, Verdict};
 use super::mqtt::{
     Link, LinkError, LinkEvent, LinkOptions, Message, Outbound, PublishError, Will, load_tls,
@@ -79,6 +80,8 @@ pub struct SiteState {
     pub cameras: Vec<CameraReport>,
     /// What a person should look at, one line each; the uplink adds its own.
     pub problems: Vec<String>,
+    /// The config in force.
+    pub config: Option<ConfigReport>,
 }
 
 /// How the uplink is, for the local status and health.
@@ -333,6 +336,7 @@ impl Uplink {
             status_at: None,
             cameras_due: BTreeSet::new(),
             cameras_told: BTreeMap::new(),
+            config_told: None,
             actives: VecDeque::new(),
             pending: VecDeque::new(),
             telemetry_at: now,
@@ -501,6 +505,8 @@ struct Session<'a> {
     cameras_due: BTreeSet<Name>,
     /// What the broker keeps of each camera.
     cameras_told: BTreeMap<Name, CameraReport>,
+    /// What the broker keeps of the config.
+    config_told: Option<ConfigReport>,
     actives: VecDeque<Record>,
     /// The record whose `active` goes before it, and what the link had no room for.
     pending: VecDeque<(Tag, Outbound)>,
@@ -854,6 +860,9 @@ impl Session<'_> {
         if let Some(name) = self.cameras_due.pop_first() {
             return Some((Tag::Other("camera status"), self.camera_status(name)));
         }
+        if let Some(report) = self.config_report() {
+            return Some((Tag::Other("config"), report));
+        }
         if let Some(open) = self.actives.pop_front() {
             return Some((Tag::Other("active"), self.active(&open, true)));
         }
@@ -936,6 +945,19 @@ impl Session<'_> {
             epoch: self.epoch,
         };
         retained(topic, json(&status))
+    }
+
+    /// The word on the config, if the broker has another one.
+    fn config_report(&mut self) -> Option<Outbound> {
+        let state = self.state.borrow();
+        if state.config == self.config_told {
+            return None;
+        }
+        let report = state.config.clone()?;
+        drop(state);
+        let message = retained(self.topics.config_reported(), json(&report));
+        self.config_told = Some(report);
+        Some(message)
     }
 
     /// Nothing is left that can still go, or the time for it is over.

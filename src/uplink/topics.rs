@@ -33,6 +33,8 @@ pub enum TopicKind {
     Telemetry,
     /// [`super::Receipt`], centre to edge.
     Receipt,
+    /// [`super::ConfigReport`], retained.
+    ConfigReported,
     /// A topic of the contract that this version neither sends nor reads; what follows the site.
     Other(String),
 }
@@ -75,6 +77,11 @@ impl Topics {
         format!("{}/receipt", self.base)
     }
 
+    /// `…/config/reported`
+    pub fn config_reported(&self) -> String {
+        format!("{}/config/reported", self.base)
+    }
+
     /// A filter for everything of this site.
     pub fn all(&self) -> String {
         format!("{}/#", self.base)
@@ -91,6 +98,7 @@ impl Topics {
             ["status"] => TopicKind::Status,
             ["telemetry"] => TopicKind::Telemetry,
             ["receipt"] => TopicKind::Receipt,
+            ["config", "reported"] => TopicKind::ConfigReported,
             ["camera", camera, "status"] => TopicKind::CameraStatus(Name::new(camera).ok()?),
             ["finding", code] => TopicKind::Finding(Name::new(code).ok()?),
             ["active", finding] => TopicKind::Active(finding.parse().ok()?),
@@ -121,6 +129,7 @@ mod tests {
             (topics.active(id), TopicKind::Active(id)),
             (topics.telemetry(), TopicKind::Telemetry),
             (topics.receipt(), TopicKind::Receipt),
+            (topics.config_reported(), TopicKind::ConfigReported),
         ];
         for (topic, kind) in all {
             assert!(

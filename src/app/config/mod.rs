@@ -38,6 +38,8 @@ pub use section::{Located, Place};
 pub struct SiteConfig {
     /// Where it was read from.
     pub file: PathBuf,
+    /// SHA-256 of its text, 64 hex digits.
+    pub revision: String,
     /// `[site]`.
     pub identity: SiteIdentity,
     /// `site.state_dir`.

@@ -12,6 +12,7 @@ use super::keys::SECTIONS;
 use super::problem::{Problem, Problems};
 use super::section::{Located, Reading, Section, did_you_mean};
 use super::{CameraConfig, RuleDraft, SiteConfig};
+use crate::base::digest::sha256_hex;
 use crate::base::geometry::{Point, Polygon};
 use crate::base::ids::{CameraIx, Name};
 use crate::base::secret::Secret;
@@ -148,6 +149,7 @@ pub(super) fn read(reading: &Reading<'_>, path: &Path, text: &str) -> (Option<Si
         let (identity, state_dir) = site?;
         Some(SiteConfig {
             file: path.to_path_buf(),
+            revision: sha256_hex(text.as_bytes()),
             identity,
             state_dir,
             uplink: uplink?,

@@ -105,6 +105,7 @@ impl Site {
             version: "0.0.0-test".to_owned(),
             cameras: vec![camera_report()],
             problems: Vec::new(),
+            config: None,
         };
         Self {
             config,
