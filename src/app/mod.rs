@@ -14,6 +14,7 @@ pub mod exit;
 mod health;
 mod logging;
 mod models;
+mod notice;
 mod probe;
 mod reload;
 mod replay;

@@ -32,6 +32,7 @@ use super::camera_unit::CameraUnit;
 use super::config::{self, CameraConfig, Problem, Problems, RuleDraft, SiteConfig};
 use super::exit::Failure;
 use super::health::first_report;
+use super::notice::notice;
 use super::site::{
     RunningSite, UplinkUnit, Workers, detectors, facts, load_models, open_stills, worker_count,
 };
@@ -137,17 +138,17 @@ impl Difference {
 }
 
 /// Rules without the places they stand at: a comment above them is no change.
-fn meanings(rules: &[RuleDraft]) -> Vec<(&RuleConfig, &Option<f32>, Vec<&str>)> {
-    let meaning = |r| {
+fn meanings(rules: &[RuleDraft]) -> Vec<(&RuleConfig, Option<f32>, Vec<&str>)> {
+    let meanings = rules.iter().map(|rule| {
         let RuleDraft {
             config,
             labels,
             threshold,
-        } = r;
+        } = rule;
         let labels = labels.iter().map(|l| l.value.as_str()).collect();
-        (config, threshold, labels)
-    };
-    rules.iter().map(meaning).collect()
+        (config, *threshold, labels)
+    });
+    meanings.collect()
 }
 
 fn problem(file: &Path, key: &str, message: impl Into<String>, remedy: &str) -> Problem {
@@ -298,7 +299,7 @@ impl RunningSite {
             Err(problems) => Err(ReloadError::Refused(problems)),
         };
         if let Err(ReloadError::Refused(problems)) = &outcome {
-            self.refuse(&revision, ConfigSource::File, problems);
+            self.refuse(&revision, ConfigSource::File, problems).await;
         }
         outcome
     }
@@ -442,7 +443,7 @@ impl RunningSite {
         });
     }
 
-    fn refuse(&self, revision: &str, source: ConfigSource, problems: &Problems) {
+    async fn refuse(&self, revision: &str, source: ConfigSource, problems: &Problems) {
         let count = problems.0.len();
         let first = problems.0.first().map(ToString::to_string);
         let first = first.unwrap_or_default();
@@ -467,11 +468,16 @@ impl RunningSite {
             at: self.wiring.clock.utc(),
             problems: problems.0.iter().take(MOST_PROBLEMS).map(told).collect(),
         };
+        let record = notice("config.rejected", rejection.at, text, &rejection);
         self.wiring.state.send_modify(|state| {
             if let Some(report) = &mut state.config {
                 report.rejected = Some(rejection);
             }
         });
+        if let Err(e) = self.store.commit_soon(vec![record]).await {
+            // The status says it all the same.
+            tracing::error!(err = %e.chain(), "refused config not told as a notice");
+        }
     }
 }
 

@@ -15,4 +15,5 @@ mod camera;
 mod commands;
 mod models;
 mod pipeline;
+mod reload;
 mod support;
