@@ -452,6 +452,7 @@ mod tests {
             topic,
             payload: payload.into(),
             retain: false,
+            asked: Asked::default(),
         }
     }
 

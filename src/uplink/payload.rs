@@ -201,6 +201,21 @@ pub struct FindingData {
     pub evidence: Vec<EvidenceRef>,
     /// How far the times can be trusted.
     pub clock: ClockRef,
+    /// The centre has asked not to be bothered with it; absent: it has not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub muted: Option<MutedRef>,
+}
+
+/// Why a finding need not be acted on at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MutedRef {
+    /// Who asked for it.
+    pub by: String,
+    /// When it ends.
+    #[serde(with = "rfc3339")]
+    pub until: UtcMicros,
+    /// Why.
+    pub reason: String,
 }
 
 /// The premises.

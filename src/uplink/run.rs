@@ -289,6 +289,7 @@ impl Uplink {
             }),
             inflight_limit: u16::try_from(inflight_limit).unwrap_or(u16::MAX),
             max_incoming_bytes: MAX_INCOMING_BYTES,
+            kept: None,
         };
         let (link, welcome) = tokio::select! {
             connected = Link::connect(options) => connected?,

@@ -331,6 +331,7 @@ fn the_systemd_unit_is_valid() {
         "Type=notify",
         "WatchdogSec=",
         "check",
+        "ExecReload=/bin/kill -HUP $MAINPID",
         "StateDirectory=",
         "DynamicUser=",
     ] {
