@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::health::Problems;
 use super::models::starts;
+use super::mutes::Mutes;
 use crate::base::backoff::Backoff;
 use crate::base::heartbeat::Heartbeat;
 use crate::base::ids::{CameraId, CameraIx, RuleIx};
@@ -121,6 +122,7 @@ impl Facts {
             objects: objects.collect(),
             evidence: evidence.to_vec(),
             clock: clock_state(),
+            muted: None,
         }
     }
 }
@@ -157,6 +159,8 @@ pub struct Retuning {
 pub enum Order {
     /// Take up another config; answered once it counts.
     Retune(Box<Retuning>, oneshot::Sender<()>),
+    /// What is open?
+    Open(oneshot::Sender<Vec<OpenFinding>>),
 }
 
 /// Everything the thread owns.
@@ -176,6 +180,8 @@ pub struct Analytics {
     pub stills: StillStore,
     /// Where findings become durable.
     pub store: StoreHandle,
+    /// Findings that the centre does not want to be bothered with.
+    pub mutes: Mutes,
     /// What the site's status should say is wrong.
     pub problems: Problems,
     /// The site's metrics.
@@ -282,6 +288,11 @@ impl Analytics {
                 let _gone = done.send(()).is_err();
                 taken
             }
+            Order::Open(reply) => {
+                // Whoever asked may have given up.
+                let _gone = reply.send(self.engine.open()).is_err();
+                0
+            }
         }
     }
 
@@ -356,10 +367,11 @@ impl Analytics {
             {
                 evidence.entry(change.finding).or_default().push(still);
             }
-            let data = self.facts.data(
+            let mut data = self.facts.data(
                 &change,
                 evidence.get(&change.finding).map_or(&[], Vec::as_slice),
             );
+            data.muted = self.mutes.word(&data, self.clock.utc());
             if change.phase == Phase::Closed {
                 evidence.remove(&change.finding);
             }

@@ -22,7 +22,7 @@ use crate::base::metrics::{Metric, Metrics};
 use crate::base::time::{SharedClock, UtcMicros};
 use crate::rules::OpenFinding;
 use crate::uplink::{
-    CameraState, Change, ClipArgs, Command, DesiredConfig, DiagnoseArgs, FindingData, LedgerEntry,
+    Again, CameraState, Change, ClipArgs, Command, DesiredConfig, DiagnoseArgs, FindingData, LedgerEntry,
     MuteArgs, MutedRef, REINSPECT_DEFAULT_SECONDS, RectifyArgs, ReinspectArgs, ResendArgs, Shelf,
     SiteState, SnapshotArgs, StoreError, StoreHandle, Task, UnmuteArgs, VerdictArgs,
 };
@@ -220,7 +220,7 @@ impl Desk {
             Task::Clip(args) => self.clip(args).await,
             Task::Mute(args) => self.mute(command, args),
             Task::Unmute(args) => self.unmute(command, args),
-            Task::Desired(args) => self.desired(command, args).await,
+            Task::Desired(args) => self.desired(args, &command.by).await,
             Task::Resend(args) => self.resend(args).await,
             Task::Diagnose(args) => self.diagnose(args).await,
         }
@@ -396,11 +396,16 @@ impl Desk {
         }
     }
 
-    async fn desired(&self, command: &Command, config: &DesiredConfig) -> Outcome {
+    /// A config from the retained topic, where nobody says who asks.
+    pub async fn retained(&self, config: &DesiredConfig) -> Outcome {
+        self.desired(config, "centre").await
+    }
+
+    async fn desired(&self, config: &DesiredConfig, by: &str) -> Outcome {
         let (reply, taken) = oneshot::channel();
         let wanted = Wanted {
             config: config.clone(),
-            by: command.by.clone(),
+            by: by.to_owned(),
             reply,
         };
         if self.wanted.try_send(wanted).is_err() {
@@ -430,13 +435,11 @@ impl Desk {
     }
 
     async fn resend(&self, args: &ResendArgs) -> Outcome {
-        let resent = match (args.finding, args.from, args.to) {
-            (Some(finding), _, _) => self.store.resend_finding(finding).await,
-            (None, from, to) => {
-                let range = from.unwrap_or(0)..=to.unwrap_or(u64::MAX);
-                self.store.resend_range(range).await
-            }
+        let which = match args.finding {
+            Some(finding) => Again::Finding(finding),
+            None => Again::Range(args.from.unwrap_or(0), args.to.unwrap_or(u64::MAX)),
         };
+        let resent = self.store.resend(which).await;
         match resent {
             Ok(seqs) if seqs.is_empty() => {
                 Outcome::refused("nothing of it is in the ledger any more")

@@ -366,13 +366,15 @@ impl RunningSite {
         if !detectors.is_empty() {
             std::mem::take(&mut self.workers).end().await;
         }
+        let facts = Arc::new(facts);
         let retuning = Retuning {
-            facts: Arc::new(facts),
+            facts: facts.clone(),
             track: config.track.clone(),
             other_models: difference.models,
             stills,
         };
         self.retune(retuning).await;
+        self.facts.send_replace(facts);
         if !detectors.is_empty() {
             self.workers = Workers::start(
                 &self.wiring,
@@ -394,7 +396,13 @@ impl RunningSite {
         if difference.uplink {
             self.uplink.end().await;
             let uplink = config.uplink.clone();
-            self.uplink = UplinkUnit::start(uplink, &config, &self.wiring, &self.store);
+            self.uplink = UplinkUnit::start(
+                uplink,
+                &config,
+                &self.wiring,
+                &self.store,
+                &self.mail,
+            );
         }
         (self.config, self.models, self.cards) = (config, models, cards);
         Ok(difference.restarted())
@@ -466,7 +474,7 @@ impl RunningSite {
             revision: revision.to_owned(),
             source,
             at: self.wiring.clock.utc(),
-            problems: problems.0.iter().take(MOST_PROBLEMS).map(told).collect(),
+            problems: told(&problems.0),
         };
         let record = notice("config.rejected", rejection.at, text, &rejection);
         self.wiring.state.send_modify(|state| {
@@ -485,17 +493,21 @@ fn internal(e: impl Into<anyhow::Error>) -> ReloadError {
     ReloadError::Broken(Failure::new(super::exit::ExitCode::Internal, e))
 }
 
-fn told(problem: &Problem) -> ConfigProblem {
-    // The centre need not know where things lie on the box.
-    let file = Path::new(&problem.file).file_name();
-    ConfigProblem {
-        file: file.map_or_else(String::new, |f| f.to_string_lossy().into_owned()),
-        line: problem.line,
-        column: problem.column,
-        key: problem.key.clone(),
-        message: problem.message.clone(),
-        remedy: problem.remedy.clone(),
-    }
+/// Problems as the centre is told of them.
+pub fn told(problems: &[Problem]) -> Vec<ConfigProblem> {
+    let told = |problem: &Problem| {
+        // The centre need not know where things lie on the box.
+        let file = Path::new(&problem.file).file_name();
+        ConfigProblem {
+            file: file.map_or_else(String::new, |f| f.to_string_lossy().into_owned()),
+            line: problem.line,
+            column: problem.column,
+            key: problem.key.clone(),
+            message: problem.message.clone(),
+            remedy: problem.remedy.clone(),
+        }
+    };
+    problems.iter().take(MOST_PROBLEMS).map(told).collect()
 }
 
 /// What a file looks like from outside, cheap to ask for.

@@ -19,10 +19,13 @@ use tokio_util::sync::CancellationToken;
 use super::analytics::{self, Analytics, Facts, Order};
 use super::blocking::on_thread;
 use super::camera_unit::{CameraUnit, Wiring};
+use super::commands::{self, Commander};
 use super::config::{Problems as ConfigProblems, SiteConfig, check_labels, resolve_rules};
+use super::desk::{Desk, Wanted};
 use super::exit::{ExitCode, Failure, OrExit as _};
 use super::health::{Problems, first_report};
 use super::models::starts;
+use super::mutes::Mutes;
 use super::reload::cards_digest;
 use crate::base::heartbeat::Heartbeats;
 use crate::base::ids::{CameraId, CameraIx, CameraSlots};
@@ -35,7 +38,7 @@ use crate::evidence::{EvidenceConfig, EvidenceError, StillStore};
 use crate::rules::RuleEngine;
 use crate::track::Tracker;
 use crate::uplink::{
-    ConfigReport, ConfigSource, SiteState, Store, StoreError, StoreHandle, Uplink, UplinkConfig,
+    Answer, ConfigReport, ConfigSource, Inbox, InboxEvent, Journal, Shelf, SiteState, Store, StoreError, StoreHandle, Uplink, UplinkConfig,
     UplinkHealth,
 };
 
@@ -43,6 +46,8 @@ use crate::uplink::{
 pub const STORE_FILE: &str = "store.sqlite";
 /// Faults that are remembered; the first one ends the site.
 const FAULTS: usize = 8;
+/// Messages between inbox and commands.
+const MAIL: usize = 8;
 /// Orders that wait for the analytics thread.
 const ORDERS: usize = 16;
 /// A decode thread or worker promises a beat a second; the first pictures of a slow model on a slow
@@ -89,6 +94,13 @@ pub struct RunningSite {
     /// q3, for workers yet to come.
     pub(super) analysed: SyncSender<Analysed>,
     pub(super) orders: SyncSender<Order>,
+    /// Where the centre's messages go, and answers to them come from.
+    pub(super) mail: Mail,
+    /// Cameras and rules in force, for the commands.
+    pub(super) facts: watch::Sender<Arc<Facts>>,
+    commands_stop: CancellationToken,
+    commands: tokio::task::JoinHandle<()>,
+    wanted: mpsc::Receiver<Wanted>,
     faults: mpsc::Receiver<Fault>,
     stopping: CancellationToken,
     analytics: JoinHandle<()>,
@@ -102,11 +114,28 @@ pub struct Workers {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// The line to the broker.
+/// The lines to the broker.
 #[derive(Debug)]
 pub struct UplinkUnit {
     stop: CancellationToken,
-    task: tokio::task::JoinHandle<()>,
+    records: tokio::task::JoinHandle<()>,
+    inbox: tokio::task::JoinHandle<()>,
+}
+
+/// Between the inbox, which may begin anew, and the commands, which do not.
+#[derive(Clone, Debug)]
+pub struct Mail {
+    events: mpsc::Sender<InboxEvent>,
+    answers: Arc<tokio::sync::Mutex<mpsc::Receiver<Answer>>>,
+}
+
+/// What a running site asks of whoever runs it.
+#[derive(Debug)]
+pub enum Asks {
+    /// It cannot go on.
+    End(Fault),
+    /// To take up a config of the centre.
+    Config(Wanted),
 }
 
 /// Loads the models that a config names.
@@ -222,9 +251,18 @@ impl UplinkUnit {
         site: &SiteConfig,
         wiring: &Wiring,
         store: &StoreHandle,
+        mail: &Mail,
     ) -> Self {
         let stop = CancellationToken::new();
         let (health, _) = watch::channel(UplinkHealth::default());
+        let inbox = Inbox {
+            config: config.clone(),
+            site: site.identity.clone(),
+            events: mail.events.clone(),
+            answers: mail.answers.clone(),
+            heartbeats: wiring.heartbeats.clone(),
+            stop: stop.clone(),
+        };
         let uplink = Uplink {
             config,
             site: site.identity.clone(),
@@ -236,14 +274,18 @@ impl UplinkUnit {
             heartbeats: wiring.heartbeats.clone(),
             stop: stop.clone(),
         };
-        let task = spawn_task("uplink", &wiring.faults, uplink.run());
-        Self { stop, task }
+        Self {
+            stop,
+            records: spawn_task("uplink", &wiring.faults, uplink.run()),
+            inbox: spawn_task("inbox", &wiring.faults, inbox.run()),
+        }
     }
 
     /// Ends it in good order: what goes within 3 s goes.
     pub(super) async fn end(&mut self) {
         self.stop.cancel();
-        drop((&mut self.task).await);
+        drop((&mut self.inbox).await);
+        drop((&mut self.records).await);
     }
 }
 
@@ -370,6 +412,9 @@ impl Site {
             heartbeats: heartbeats.clone(),
         };
         let problems = Problems::new(wiring.state.clone());
+        let shelf = store.shelf(Shelf::Commands).map_err(store_failure)?;
+        let mutes = Mutes::of(&shelf);
+        let facts = Arc::new(facts);
         let seed = format!("{}/{}", config.identity.region, config.identity.site);
         let workers = worker_count(&config);
         // DESIGN section 2: q3 holds two results a worker. More workers by a later config share it.
@@ -387,9 +432,10 @@ impl Site {
                     })
                     .collect(),
                 engine: RuleEngine::new(facts.rules.clone(), &seed),
-                facts: Arc::new(facts),
+                facts: facts.clone(),
                 stills,
                 store: store.clone(),
+                mutes: mutes.clone(),
                 problems: problems.clone(),
                 metrics: metrics.clone(),
                 clock: clock.clone(),
@@ -404,7 +450,36 @@ impl Site {
             analytics.run();
             Ok(())
         })?;
-        let uplink = UplinkUnit::start(config.uplink.clone(), &config, &wiring, &store);
+        let (facts, facts_seen) = watch::channel(facts);
+        let (wanted_by, wanted) = mpsc::channel(1);
+        let (events, events_seen) = mpsc::channel(MAIL);
+        let (answers_by, answers) = mpsc::channel(MAIL);
+        let mail = Mail {
+            events,
+            answers: Arc::new(tokio::sync::Mutex::new(answers)),
+        };
+        let commands_stop = CancellationToken::new();
+        let commander = Commander {
+            desk: Desk {
+                store: store.clone(),
+                state: wiring.state.subscribe(),
+                facts: facts_seen,
+                orders: orders.clone(),
+                mutes,
+                pictures: None,
+                wanted: wanted_by,
+                metrics: metrics.clone(),
+                clock: clock.clone(),
+            },
+            journal: Journal::of(&shelf),
+            events: events_seen,
+            answers: answers_by,
+            problems: problems.clone(),
+            heartbeat: heartbeats.register("commands", commands::BEAT),
+            stop: commands_stop.clone(),
+        };
+        let commands = spawn_task("commands", &wiring.faults, commander.run());
+        let uplink = UplinkUnit::start(config.uplink.clone(), &config, &wiring, &store, &mail);
         let detectors = detectors(&models, workers).or_exit(ExitCode::Config)?;
         let workers = Workers::start(&wiring, &slots, &models, detectors, &analysed)?;
         let mut cameras = BTreeMap::new();
@@ -427,6 +502,11 @@ impl Site {
             uplink,
             analysed,
             orders,
+            mail,
+            facts,
+            commands_stop,
+            commands,
+            wanted,
             faults: fault_seen,
             stopping,
             analytics,
@@ -479,11 +559,22 @@ impl RunningSite {
         }
     }
 
+    /// What it asks of whoever runs it, if ever. A site whose caller has no use for configs of the
+    /// centre may be asked for its fault alone.
+    pub async fn asks(&mut self) -> Asks {
+        tokio::select! {
+            Some(fault) = self.faults.recv() => Asks::End(fault),
+            Some(wanted) = self.wanted.recv() => Asks::Config(wanted),
+        }
+    }
+
     /// Stops in good order: what is decided is stored, what the line takes in 3 s is sent, open
     /// findings stay open. Takes a few seconds at most, unless a disk hangs.
     pub async fn stop(mut self) {
         tracing::info!("stopping");
         self.stopping.cancel();
+        self.commands_stop.cancel();
+        drop(self.commands.await);
         for camera in self.cameras.values() {
             camera.tell_to_stop();
         }

@@ -440,6 +440,7 @@ pub fn own_subscriber(mut config: UplinkConfig, site: &SiteIdentity) -> Subscrib
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::uplink::Asked;
 
     fn message(topic: &str, payload: &Value) -> Message {
         let payload = if payload.is_null() {

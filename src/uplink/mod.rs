@@ -45,6 +45,6 @@ pub use record::{
     CameraCoverage, Change, CommandResult, CoverageReport, Notice, RecordBody, RecordKind, Shelf,
 };
 pub use run::{SiteState, Uplink, UplinkHealth, check};
-pub use store::{Batch, Cursor, LedgerEntry, Record, Store, StoreError, StoreHandle};
+pub use store::{Again, Batch, Cursor, LedgerEntry, Record, Store, StoreError, StoreHandle};
 pub use subscriber::{Heard, Subscriber};
 pub use topics::{ALL_SITES, TopicKind, Topics};

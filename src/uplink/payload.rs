@@ -508,6 +508,7 @@ pub(super) mod tests {
                 source: "ntp".to_owned(),
                 uncertainty_ms: Some(12),
             },
+            muted: None,
         }
     }
 

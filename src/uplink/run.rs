@@ -37,7 +37,7 @@ use super::payload::{
     Receipt, SiteStatus, Telemetry, source_of,
 };
 use super::record::RecordBody;
-use super::store::{Batch, Cursor, LedgerEntry, Record, StoreError, StoreHandle};
+use super::store::{Batch, Cursor, LedgerEntry, Record, Resent, StoreError, StoreHandle};
 use super::topics::Topics;
 use crate::base::backoff::Backoff;
 use crate::base::heartbeat::{Heartbeat, Heartbeats};
@@ -328,6 +328,7 @@ impl Uplink {
             books,
             link,
             newest,
+            resent: self.store.resent(),
             state,
             state_ended: false,
             cursor: Cursor::default(),
@@ -491,6 +492,7 @@ struct Session<'a> {
     link: Link,
     epoch: u64,
     newest: watch::Receiver<u64>,
+    resent: watch::Receiver<Resent>,
     state: watch::Receiver<SiteState>,
     /// Nobody will change the state any more.
     state_ended: bool,
@@ -542,6 +544,10 @@ impl Session<'_> {
                         return Err(lost(&self.link, "the store is closed"));
                     }
                     self.exhausted = false;
+                }
+                Ok(()) = self.resent.changed() => {
+                    let through = self.resent.borrow_and_update().through;
+                    self.delivery.resent(through);
                 }
                 changed = self.state.changed(), if !self.state_ended => {
                     self.state_ended = changed.is_err();

@@ -6,6 +6,7 @@
 //! reader, example and reference together.
 mod codes;
 mod keys;
+mod layers;
 mod parse;
 mod problem;
 mod resolve;
@@ -26,6 +27,7 @@ use crate::uplink::{SiteIdentity, UplinkConfig};
 
 pub use codes::{CODES, CodeDefaults, defaults_of};
 pub use keys::reference;
+pub use layers::{DESIRED, Desired, LayerPlace, parse_over};
 pub use parse::{
     BrokerAddress, Parsed, SourceUrl, broker_address, load, parse, read_file, source_url,
 };
@@ -56,6 +58,8 @@ pub struct SiteConfig {
     pub cameras: Vec<CameraConfig>,
     /// `[[rule]]`; a [`crate::base::ids::RuleIx`] is an index into it.
     pub rules: Vec<RuleDraft>,
+    /// What the centre wants of it, if that is laid over the file.
+    pub desired: Option<LayerPlace>,
 }
 
 /// One camera.

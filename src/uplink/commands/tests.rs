@@ -128,7 +128,7 @@ fn a_repetition_gets_the_first_answer_even_under_another_name_and_after_a_restar
 #[test]
 fn answered_commands_are_forgotten_by_age_and_number_and_unanswered_ones_never() {
     let mut journal = Journal::default();
-    let mut take = |journal: &mut Journal, id: &str, t: i64, answered: bool| {
+    let take = |journal: &mut Journal, id: &str, t: i64, answered: bool| {
         let taken = journal.admit("mute", command(id, at(t)), None, at(t));
         assert!(matches!(taken, Admission::Execute(_)));
         if answered {
