@@ -95,7 +95,11 @@ struct Session {
 impl Session {
     async fn run(&mut self) {
         for entry in self.commander.journal.unanswered() {
-            tracing::info!(command = entry.name, id = entry.command.id, "done after a restart");
+            tracing::info!(
+                command = entry.name,
+                id = entry.command.id,
+                "done after a restart"
+            );
             self.begin(entry).await;
         }
         let mut tick = tokio::time::interval(TICK);
@@ -126,7 +130,8 @@ impl Session {
         if allowed {
             problems.clear(BROKER_PROBLEM);
         } else {
-            let text = "broker refuses the subscription to commands: allow it in the broker's access list";
+            let text =
+                "broker refuses the subscription to commands: allow it in the broker's access list";
             problems.set(BROKER_PROBLEM, text);
         }
     }
@@ -172,7 +177,8 @@ impl Session {
                 let at = self.commander.desk.clock.utc();
                 let text = format!("the config on config/desired is refused: {reason}");
                 let data = Value::Null;
-                self.commit(vec![notice("config.rejected", at, text, &data)]).await;
+                self.commit(vec![notice("config.rejected", at, text, &data)])
+                    .await;
             }
         }
         acknowledge(incoming);
@@ -192,7 +198,8 @@ impl Session {
                 tracing::warn!(command = name, err = %e, "command is unreadable");
                 if let Some(id) = &e.id {
                     let outcome = Outcome::refused(e.reason.clone());
-                    self.answer_aside(name, id, "refused", outcome, reply_to).await;
+                    self.answer_aside(name, id, "refused", outcome, reply_to)
+                        .await;
                 }
                 acknowledge(incoming);
                 return;
@@ -203,12 +210,17 @@ impl Session {
             && let Err(reason) = Task::read(name, &command.args)
         {
             let outcome = Outcome::refused(reason);
-            self.answer_aside(name, &id, "refused", outcome, reply_to).await;
+            self.answer_aside(name, &id, "refused", outcome, reply_to)
+                .await;
             acknowledge(incoming);
             return;
         }
         let now = self.commander.desk.clock.utc();
-        match self.commander.journal.admit(name, command, incoming.expiry, now) {
+        match self
+            .commander
+            .journal
+            .admit(name, command, incoming.expiry, now)
+        {
             Admission::Execute(changes) => {
                 self.commit(changes).await;
                 acknowledge(incoming);
@@ -236,7 +248,8 @@ impl Session {
             Admission::Expired => {
                 let text = format!("it came too late: here it is {now}");
                 let outcome = Outcome::refused(text);
-                self.answer_aside(name, &id, "expired", outcome, reply_to).await;
+                self.answer_aside(name, &id, "expired", outcome, reply_to)
+                    .await;
                 acknowledge(incoming);
             }
         }
@@ -265,7 +278,13 @@ impl Session {
             Metric::CommandsAnswered,
             &[("command", label), ("outcome", word)],
         );
-        tracing::info!(command = name, id, outcome = word, text = outcome.text, "command answered");
+        tracing::info!(
+            command = name,
+            id,
+            outcome = word,
+            text = outcome.text,
+            "command answered"
+        );
         CommandResult {
             id: id.to_owned(),
             command: name.to_owned(),

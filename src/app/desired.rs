@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::config::{self, Desired, Problem, Problems, SiteConfig};
+use super::config::{self, Desired, Problems, SiteConfig};
 use crate::base::digest::sha256_hex;
 
 const IN_FORCE: &str = "desired.toml";
@@ -81,17 +81,16 @@ pub struct Rejected {
     pub problems: Problems,
 }
 
-/// The site's config as it counts: its own file, with the centre's over it. Blocking.
-///
-/// # Errors
-/// The site's own file, or the two together, have mistakes.
-pub fn load(path: &Path) -> Result<SiteConfig, Rejected> {
-    let none = |problems| Rejected {
-        revision: String::new(),
-        problems,
-    };
-    let text = config::read_file(path).map_err(none)?;
-    load_text(path, &text)
+/// The site's config as it counts: its own file, with the centre's over it; and SHA-256 of the file
+/// alone. Blocking.
+pub fn load(path: &Path) -> (String, Result<SiteConfig, Rejected>) {
+    match config::read_file(path) {
+        Ok(text) => (sha256_hex(text.as_bytes()), load_text(path, &text)),
+        Err(problems) => {
+            let revision = String::new();
+            (revision.clone(), Err(Rejected { revision, problems }))
+        }
+    }
 }
 
 fn load_text(path: &Path, text: &str) -> Result<SiteConfig, Rejected> {
@@ -142,18 +141,6 @@ pub fn load_first(path: &Path) -> Result<(SiteConfig, Option<Rejected>), Problem
     let before = read(&own.state_dir.join(BEFORE));
     let config = before.and_then(|before| load_over(path, &text, &before).ok());
     Ok((config.unwrap_or(own), Some(rejected)))
-}
-
-/// The same problem for all that the caller knows of.
-pub fn problem(message: impl Into<String>, remedy: &str) -> Problem {
-    Problem {
-        file: config::DESIRED.to_owned(),
-        line: 0,
-        column: 0,
-        key: String::new(),
-        message: message.into(),
-        remedy: remedy.to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -22,9 +22,10 @@ use crate::base::metrics::{Metric, Metrics};
 use crate::base::time::{SharedClock, UtcMicros};
 use crate::rules::OpenFinding;
 use crate::uplink::{
-    Again, CameraState, Change, ClipArgs, Command, DesiredConfig, DiagnoseArgs, FindingData, LedgerEntry,
-    MuteArgs, MutedRef, REINSPECT_DEFAULT_SECONDS, RectifyArgs, ReinspectArgs, ResendArgs, Shelf,
-    SiteState, SnapshotArgs, StoreError, StoreHandle, Task, UnmuteArgs, VerdictArgs,
+    Again, CameraState, Change, ClipArgs, Command, DesiredConfig, DiagnoseArgs, FindingData,
+    LedgerEntry, MuteArgs, MutedRef, REINSPECT_DEFAULT_SECONDS, RectifyArgs, ReinspectArgs,
+    ResendArgs, Shelf, SiteState, SnapshotArgs, StoreError, StoreHandle, Task, UnmuteArgs,
+    VerdictArgs,
 };
 
 /// Longest a mute may last from now.
@@ -306,11 +307,8 @@ impl Desk {
 
     fn mute(&self, command: &Command, args: &MuteArgs) -> Outcome {
         let words = (&args.camera, &args.rule, &args.code);
-        if let Err(outcome) = self.known(
-            words.0.as_deref(),
-            words.1.as_deref(),
-            words.2.as_deref(),
-        ) {
+        if let Err(outcome) = self.known(words.0.as_deref(), words.1.as_deref(), words.2.as_deref())
+        {
             return outcome;
         }
         let now = self.clock.utc();
@@ -520,7 +518,11 @@ impl Desk {
             };
             (data.camera.id, Some(data.rule.id), Some(data.code))
         } else {
-            (args.camera.clone().unwrap_or_default(), None, args.code.clone())
+            (
+                args.camera.clone().unwrap_or_default(),
+                None,
+                args.code.clone(),
+            )
         };
         if let Err(outcome) = self.known(Some(&camera), rule.as_deref(), code.as_deref()) {
             return outcome;
@@ -557,7 +559,10 @@ impl Desk {
         let (answer, text) = if !seen.is_empty() {
             ("seen", "it was seen".to_owned())
         } else if enough {
-            ("not-seen", "the camera watched, and it was not seen".to_owned())
+            (
+                "not-seen",
+                "the camera watched, and it was not seen".to_owned(),
+            )
         } else {
             let text = format!(
                 "the camera was watched for {watched} of {seconds} s ({} ms are needed to decide): no judgement",
@@ -596,7 +601,11 @@ impl Desk {
         for _ in 0..seconds {
             look.tick().await;
             let now = pictures.value();
-            stale = if now > last { 0 } else { stale.saturating_add(1) };
+            stale = if now > last {
+                0
+            } else {
+                stale.saturating_add(1)
+            };
             last = now;
             let online = self.camera_state(camera) == Some(CameraState::Online);
             watched += u32::from(online && stale < FRESH_LOOKS);

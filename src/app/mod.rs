@@ -10,6 +10,7 @@ pub mod cli;
 mod commands;
 pub mod config;
 mod demo;
+mod desired;
 mod desk;
 mod detect;
 pub mod exit;

@@ -44,7 +44,9 @@ impl Mute {
             ("rule", &self.rule),
             ("code", &self.code),
         ];
-        let words = words.iter().filter_map(|(k, v)| Some(format!("{k} {}", v.as_ref()?)));
+        let words = words
+            .iter()
+            .filter_map(|(k, v)| Some(format!("{k} {}", v.as_ref()?)));
         let words: Vec<String> = words.collect();
         if words.is_empty() {
             return "the whole site".to_owned();
@@ -81,7 +83,9 @@ impl Mutes {
         for (key, body) in shelf.iter().filter(|(k, _)| k.starts_with(KEY)) {
             match serde_json::from_str(body) {
                 Ok(mute) => mutes.push(mute),
-                Err(e) => tracing::error!(key, err = %e, "mute in the store is unreadable: it is over"),
+                Err(e) => {
+                    tracing::error!(key, err = %e, "mute in the store is unreadable: it is over")
+                }
             }
         }
         Self(Arc::new(Mutex::new(mutes)))
@@ -91,7 +95,9 @@ impl Mutes {
     pub fn word(&self, data: &FindingData, now: UtcMicros) -> Option<MutedRef> {
         let mutes = self.lock();
         let fitting = mutes.iter().filter(|m| m.muted.until > now && m.fits(data));
-        fitting.max_by_key(|m| m.muted.until).map(|m| m.muted.clone())
+        fitting
+            .max_by_key(|m| m.muted.until)
+            .map(|m| m.muted.clone())
     }
 
     /// Those in force.

@@ -29,7 +29,9 @@ use tokio::sync::oneshot;
 use super::analytics::{Order, Retuning};
 use super::blocking::on_thread;
 use super::camera_unit::CameraUnit;
-use super::config::{self, CameraConfig, Problem, Problems, RuleDraft, SiteConfig};
+use super::config::{self, CameraConfig, Desired, Problem, Problems, RuleDraft, SiteConfig};
+use super::desired::{self, Rejected};
+use super::desk::{Taken, Wanted};
 use super::exit::Failure;
 use super::health::first_report;
 use super::notice::notice;
@@ -39,11 +41,13 @@ use super::site::{
 use crate::base::digest::sha256_hex;
 use crate::base::ids::CameraId;
 use crate::base::metrics::Metric;
+use crate::base::time::UtcMicros;
 use crate::detect::{Detector, Models};
 use crate::evidence::StillStore;
 use crate::rules::RuleConfig;
 use crate::uplink::{
-    ConfigProblem, ConfigRejection, ConfigReport, ConfigSource, MOST_PROBLEMS, SiteState,
+    ConfigProblem, ConfigRejection, ConfigReport, ConfigSource, DesiredConfig, MOST_PROBLEMS,
+    SiteState,
 };
 
 /// How often the config file is looked at.
@@ -76,6 +80,7 @@ impl Difference {
         let SiteConfig {
             file: _,
             revision: _,
+            desired: _,
             // See `unchangeable`.
             identity: _,
             state_dir: _,
@@ -276,53 +281,130 @@ impl From<Failure> for ReloadError {
 }
 
 impl RunningSite {
-    /// Reads the config file again and takes it up. What became of it is told already; the result is
-    /// for whoever asked.
+    /// Reads the config file again and takes it up, with the centre's over it. What became of it is
+    /// told already; the result is for whoever asked.
     ///
     /// # Errors
     /// See [`ReloadError`].
     pub async fn reload(&mut self, watch: &mut FileWatch) -> Result<Vec<String>, ReloadError> {
         let path = self.config.file.clone();
-        let read = on_thread("config", move || {
-            let text = config::read_file(&path)?;
-            let parsed = config::parse(&path, &text);
-            let revision = sha256_hex(text.as_bytes());
-            Ok((revision, parsed.config.ok_or(Problems(parsed.problems))))
-        });
-        let (revision, config) = match read.await.map_err(internal)? {
-            Ok((revision, parsed)) => (revision, parsed),
-            Err(problems) => (String::new(), Err(problems)),
+        let read = on_thread("config", move || desired::load(&path));
+        let (digest, loaded) = read.await.map_err(internal)?;
+        watch.digest = digest;
+        let config = match loaded {
+            Ok(config) => config,
+            Err(rejected) => {
+                self.refuse(&rejected, ConfigSource::File).await;
+                return Err(ReloadError::Refused(rejected.problems));
+            }
         };
-        watch.digest.clone_from(&revision);
-        let outcome = match config {
-            Ok(config) => self.change_to(config, ConfigSource::File).await,
-            Err(problems) => Err(ReloadError::Refused(problems)),
-        };
-        if let Err(ReloadError::Refused(problems)) = &outcome {
-            self.refuse(&revision, ConfigSource::File, problems).await;
+        let revision = config.revision.clone();
+        let outcome = self.change_to(config).await;
+        match &outcome {
+            Ok(restarted) => self.accept(restarted),
+            Err(ReloadError::Refused(problems)) => {
+                let problems = problems.clone();
+                let rejected = Rejected { revision, problems };
+                self.refuse(&rejected, ConfigSource::File).await;
+            }
+            Err(ReloadError::Broken(_)) => {}
         }
         outcome
     }
 
-    async fn change_to(
-        &mut self,
-        config: SiteConfig,
-        source: ConfigSource,
-    ) -> Result<Vec<String>, ReloadError> {
+    /// Takes up what the centre wants, if it is new and good, and answers.
+    ///
+    /// # Errors
+    /// The system gave out in the middle of it.
+    pub async fn take(&mut self, wanted: Wanted) -> Result<(), Failure> {
+        let DesiredConfig { revision, toml } = wanted.config;
+        let text = toml;
+        tracing::info!(revision, by = wanted.by, "the centre wants another config");
+        let taken = self.take_desired(Desired { revision, text }).await?;
+        // Whoever asked may have given up.
+        let _gone = wanted.reply.send(taken).is_err();
+        Ok(())
+    }
+
+    async fn take_desired(&mut self, wanted: Desired) -> Result<Taken, Failure> {
+        match &self.desired {
+            // It was taken up before its answer was written down.
+            Some(known) if *known == wanted => return Ok(Taken::Applied(Vec::new())),
+            Some(known) if known.revision >= wanted.revision => {
+                return Ok(Taken::NotNewer(known.revision));
+            }
+            _ => {}
+        }
+        // The broker keeps a retained one and gives it to us again and again.
+        if let Some((refused, problems)) = &self.refused
+            && *refused == wanted
+        {
+            return Ok(Taken::Refused(problems.0.clone()));
+        }
+        let (path, dir, over) = (
+            self.config.file.clone(),
+            self.config.state_dir.clone(),
+            wanted.clone(),
+        );
+        let prepared = on_thread("config", move || {
+            let text = config::read_file(&path);
+            let none = |problems| Rejected {
+                revision: String::new(),
+                problems,
+            };
+            let config = text
+                .map_err(none)
+                .and_then(|own| desired::load_over(&path, &own, &over))?;
+            Ok((config, desired::write(&dir, &over)))
+        });
+        let outcome = match prepared.await.map_err(broken)? {
+            Ok((config, Ok(written))) => {
+                let revision = config.revision.clone();
+                match self.change_to(config).await {
+                    Ok(restarted) => Ok((restarted, written)),
+                    Err(ReloadError::Refused(problems)) => Err(Rejected { revision, problems }),
+                    Err(ReloadError::Broken(failure)) => return Err(failure),
+                }
+            }
+            Ok((_, Err(e))) => return Ok(Taken::Failed(format!("it cannot be kept: {e}"))),
+            Err(rejected) => Err(rejected),
+        };
+        match outcome {
+            Ok((restarted, written)) => {
+                let settled = on_thread("config", move || written.settle());
+                if let Err(e) = settled.await.map_err(broken)? {
+                    tracing::error!(err = %e, "the centre's config is in force, but not kept: a restart loses it");
+                }
+                self.desired = Some(wanted);
+                self.accept(&restarted);
+                Ok(Taken::Applied(restarted))
+            }
+            Err(rejected) => {
+                self.refuse(&rejected, ConfigSource::Desired).await;
+                self.refused = Some((wanted, rejected.problems.clone()));
+                Ok(Taken::Refused(rejected.problems.0))
+            }
+        }
+    }
+
+    async fn change_to(&mut self, config: SiteConfig) -> Result<Vec<String>, ReloadError> {
         let current = Current {
             config: self.config.clone(),
             models: self.models.clone(),
             cards: self.cards.clone(),
             metrics: self.metrics.clone(),
         };
+        let place = config.desired;
         let prepared = on_thread("prepare", move || prepare(&current, config));
-        let prepared = prepared
-            .await
-            .map_err(internal)?
-            .map_err(ReloadError::Refused)?;
-        let restarted = self.apply(prepared).await?;
-        self.accept(source, &restarted);
-        Ok(restarted)
+        let prepared = prepared.await.map_err(internal)?.map_err(|e| {
+            let located = e.0.into_iter();
+            let located = located.map(|p| match place {
+                Some(place) => place.locate(p),
+                None => p,
+            });
+            ReloadError::Refused(Problems(located.collect()))
+        })?;
+        self.apply(prepared).await
     }
 
     /// Step 2 of the module docs.
@@ -396,13 +478,7 @@ impl RunningSite {
         if difference.uplink {
             self.uplink.end().await;
             let uplink = config.uplink.clone();
-            self.uplink = UplinkUnit::start(
-                uplink,
-                &config,
-                &self.wiring,
-                &self.store,
-                &self.mail,
-            );
+            self.uplink = UplinkUnit::start(uplink, &config, &self.wiring, &self.store, &self.mail);
         }
         (self.config, self.models, self.cards) = (config, models, cards);
         Ok(difference.restarted())
@@ -435,23 +511,25 @@ impl RunningSite {
         });
     }
 
-    fn accept(&self, source: ConfigSource, restarted: &[String]) {
+    fn accept(&mut self, restarted: &[String]) {
         let revision = self.config.revision.clone();
         tracing::info!(revision, ?restarted, "config taken up");
         self.problems.clear(PROBLEM);
-        let applied = self.wiring.clock.utc();
-        self.wiring.state.send_modify(|state| {
-            state.config = Some(ConfigReport {
-                revision,
-                source,
-                applied,
-                restarted: restarted.to_vec(),
-                rejected: None,
-            });
-        });
+        self.refused = None;
+        let report = report(
+            &self.config,
+            self.desired.as_ref(),
+            self.wiring.clock.utc(),
+            restarted.to_vec(),
+        );
+        self.wiring
+            .state
+            .send_modify(|state| state.config = Some(report));
     }
 
-    async fn refuse(&self, revision: &str, source: ConfigSource, problems: &Problems) {
+    /// Tells that a config is refused.
+    pub async fn refuse(&self, rejected: &Rejected, source: ConfigSource) {
+        let Rejected { revision, problems } = rejected;
         let count = problems.0.len();
         let first = problems.0.first().map(ToString::to_string);
         let first = first.unwrap_or_default();
@@ -471,7 +549,7 @@ impl RunningSite {
             format!("a new config is refused ({count} mistakes), the one before stays: {line}");
         self.problems.set(PROBLEM, &text);
         let rejection = ConfigRejection {
-            revision: revision.to_owned(),
+            revision: revision.clone(),
             source,
             at: self.wiring.clock.utc(),
             problems: told(&problems.0),
@@ -489,8 +567,32 @@ impl RunningSite {
     }
 }
 
+/// What `config/reported` says.
+pub fn report(
+    config: &SiteConfig,
+    desired: Option<&Desired>,
+    applied: UtcMicros,
+    restarted: Vec<String>,
+) -> ConfigReport {
+    ConfigReport {
+        revision: config.revision.clone(),
+        source: match config.desired {
+            Some(_) => ConfigSource::Desired,
+            None => ConfigSource::File,
+        },
+        applied,
+        restarted,
+        desired: desired.map(|d| d.revision),
+        rejected: None,
+    }
+}
+
+fn broken(e: impl Into<anyhow::Error>) -> Failure {
+    Failure::new(super::exit::ExitCode::Internal, e)
+}
+
 fn internal(e: impl Into<anyhow::Error>) -> ReloadError {
-    ReloadError::Broken(Failure::new(super::exit::ExitCode::Internal, e))
+    ReloadError::Broken(broken(e))
 }
 
 /// Problems as the centre is told of them.
@@ -524,11 +626,11 @@ pub struct FileWatch {
 }
 
 impl FileWatch {
-    /// `digest`: SHA-256 of the text that is in force.
-    pub fn new(path: &Path, digest: &str) -> Self {
+    /// What the file holds now counts as known. Blocking, for a moment.
+    pub fn new(path: &Path) -> Self {
         Self {
             path: path.to_path_buf(),
-            digest: digest.to_owned(),
+            digest: sha256_hex(&std::fs::read(path).unwrap_or_default()),
             settled: None,
             last: None,
         }

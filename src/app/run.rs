@@ -5,12 +5,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::blocking::on_thread;
-use super::config;
+use super::config::{self, Problem, Problems, SiteConfig};
+use super::desired::{self, Rejected};
 use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
 use super::reload::{FileWatch, ReloadError};
-use super::site::Site;
+use super::site::{Asks, Site};
 use super::watchdog;
 use crate::base::time::SystemClock;
+use crate::uplink::ConfigSource;
 
 /// SIGINT, SIGTERM and SIGHUP. For a command at a terminal all three mean the end (at a hang-up the
 /// terminal is gone); for the daemon a hang-up means to read the config again.
@@ -58,19 +60,50 @@ impl Signals {
     }
 }
 
+async fn build(config: SiteConfig) -> Result<Result<Site, Failure>, Failure> {
+    let built = on_thread("build", || Site::build(config, SystemClock::shared()));
+    built.await.or_exit(ExitCode::Internal)
+}
+
+/// Why the centre's config was left aside at the start.
+fn not_used(failure: &Failure) -> Rejected {
+    Rejected {
+        revision: String::new(),
+        problems: Problems(vec![Problem {
+            file: config::DESIRED.to_owned(),
+            line: 0,
+            column: 0,
+            key: String::new(),
+            message: failure.to_string(),
+            remedy: "the site's own file is in force alone; send a config that fits".to_owned(),
+        }]),
+    }
+}
+
 /// Runs the daemon until a signal or a fault; takes up other configs meanwhile.
 ///
 /// # Errors
 /// [`Failure`] with the exit code: config, models, state directory, or a fault of ours.
 pub async fn run(path: &Path) -> Outcome {
-    let config = config::load(path).or_exit(ExitCode::Config)?;
+    let mut file = FileWatch::new(path);
+    let (config, mut rejected) = desired::load_first(path).or_exit(ExitCode::Config)?;
     let mut signals = Signals::catch().or_exit(ExitCode::Internal)?;
     let cameras = config.cameras.len();
-    let revision = config.revision.clone();
     let broker = format!("{}:{}", config.uplink.host, config.uplink.port);
     let (region, id) = (config.identity.region.clone(), config.identity.site.clone());
-    let built = on_thread("build", || Site::build(config, SystemClock::shared()));
-    let mut site = built.await.or_exit(ExitCode::Internal)??.start()?;
+    let over = config.desired.is_some();
+    let mut built = build(config).await?;
+    if let (Err(failure), true) = (&built, over)
+        && failure.code == ExitCode::Config
+    {
+        // The centre's config must not keep a site from watching.
+        rejected = Some(not_used(failure));
+        built = build(config::load(path).or_exit(ExitCode::Config)?).await?;
+    }
+    let mut site = built?.start()?;
+    if let Some(rejected) = rejected {
+        site.refuse(&rejected, ConfigSource::Desired).await;
+    }
     tracing::info!(%region, site = %id, cameras, %broker, "running");
     watchdog::ready(cameras);
     let watchdog_stop = CancellationToken::new();
@@ -78,19 +111,27 @@ pub async fn run(path: &Path) -> Outcome {
         site.heartbeats.clone(),
         watchdog_stop.clone(),
     ));
-    let mut file = FileWatch::new(path, &revision);
     let outcome = loop {
-        tokio::select! {
+        let reload = tokio::select! {
             ask = signals.ask() => match ask {
                 Ask::Stop => break Ok(()),
-                Ask::Reload => {}
+                Ask::Reload => None,
             },
-            () = file.changed() => {}
-            fault = site.fault() => break Err(Failure::new(ExitCode::Internal, fault)),
-        }
-        match site.reload(&mut file).await {
-            Ok(_) | Err(ReloadError::Refused(_)) => {}
-            Err(ReloadError::Broken(failure)) => break Err(failure),
+            () = file.changed() => None,
+            asks = site.asks() => match asks {
+                Asks::End(fault) => break Err(Failure::new(ExitCode::Internal, fault)),
+                Asks::Config(wanted) => Some(wanted),
+            },
+        };
+        let outcome = match reload {
+            Some(wanted) => site.take(wanted).await,
+            None => match site.reload(&mut file).await {
+                Ok(_) | Err(ReloadError::Refused(_)) => Ok(()),
+                Err(ReloadError::Broken(failure)) => Err(failure),
+            },
+        };
+        if let Err(failure) = outcome {
+            break Err(failure);
         }
     };
     if let Err(failure) = &outcome {

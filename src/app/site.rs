@@ -20,13 +20,14 @@ use super::analytics::{self, Analytics, Facts, Order};
 use super::blocking::on_thread;
 use super::camera_unit::{CameraUnit, Wiring};
 use super::commands::{self, Commander};
-use super::config::{Problems as ConfigProblems, SiteConfig, check_labels, resolve_rules};
+use super::config::{Desired, Problems as ConfigProblems, SiteConfig, check_labels, resolve_rules};
+use super::desired::in_force;
 use super::desk::{Desk, Wanted};
 use super::exit::{ExitCode, Failure, OrExit as _};
 use super::health::{Problems, first_report};
 use super::models::starts;
 use super::mutes::Mutes;
-use super::reload::cards_digest;
+use super::reload::{cards_digest, report};
 use crate::base::heartbeat::Heartbeats;
 use crate::base::ids::{CameraId, CameraIx, CameraSlots};
 use crate::base::metrics::{Metric, Metrics};
@@ -38,8 +39,8 @@ use crate::evidence::{EvidenceConfig, EvidenceError, StillStore};
 use crate::rules::RuleEngine;
 use crate::track::Tracker;
 use crate::uplink::{
-    Answer, ConfigReport, ConfigSource, Inbox, InboxEvent, Journal, Shelf, SiteState, Store, StoreError, StoreHandle, Uplink, UplinkConfig,
-    UplinkHealth,
+    Answer, Inbox, InboxEvent, Journal, Shelf, SiteState, Store, StoreError, StoreHandle, Uplink,
+    UplinkConfig, UplinkHealth,
 };
 
 /// The store's file in the state directory.
@@ -83,6 +84,10 @@ pub struct RunningSite {
     /// What it runs by.
     pub(super) config: SiteConfig,
     pub(super) models: Models,
+    /// What the centre wants of it, if it is known.
+    pub(super) desired: Option<Desired>,
+    /// What the centre wanted last and did not get.
+    pub(super) refused: Option<(Desired, ConfigProblems)>,
     /// Digest of the cards they were loaded from.
     pub(super) cards: String,
     pub(super) wiring: Wiring,
@@ -395,7 +400,11 @@ impl Site {
         } = self;
         let slots = CameraSlots::default();
         let facts = facts(&config, &slots, &models).or_exit(ExitCode::Config)?;
-        let (state, _) = watch::channel(initial_state(&config, &clock));
+        let desired = in_force(&config.state_dir).filter(|d| match config.desired {
+            Some(place) => place.revision == d.revision,
+            None => d.text.trim().is_empty(),
+        });
+        let (state, _) = watch::channel(initial_state(&config, desired.as_ref(), &clock));
         let (faults, fault_seen) = mpsc::channel(FAULTS);
         let stopping = CancellationToken::new();
         let replaced =
@@ -492,6 +501,8 @@ impl Site {
             heartbeats,
             store,
             cards: cards_digest(&config.detect.models),
+            desired,
+            refused: None,
             config,
             models,
             wiring,
@@ -531,7 +542,7 @@ pub(super) fn spawn_task(
     })
 }
 
-fn initial_state(config: &SiteConfig, clock: &SharedClock) -> SiteState {
+fn initial_state(config: &SiteConfig, desired: Option<&Desired>, clock: &SharedClock) -> SiteState {
     let now = clock.utc();
     let cameras = config.cameras.iter();
     SiteState {
@@ -539,13 +550,7 @@ fn initial_state(config: &SiteConfig, clock: &SharedClock) -> SiteState {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cameras: cameras.map(|c| first_report(&c.id, now)).collect(),
         problems: Vec::new(),
-        config: Some(ConfigReport {
-            revision: config.revision.clone(),
-            source: ConfigSource::File,
-            applied: now,
-            restarted: vec!["all".to_owned()],
-            rejected: None,
-        }),
+        config: Some(report(config, desired, now, vec!["all".to_owned()])),
     }
 }
 

@@ -338,12 +338,12 @@ mod tests {
                 json!({"finding": finding, "order": "", "deadline": "2026-11-24T03:12:07Z"}),
                 "`order` must have 1",
             ),
-            ("mute", json!({"reason": "x"}), "either `minutes` or `until`"),
             (
                 "mute",
-                json!({"reason": "x", "minutes": 1441}),
-                "1 to 1440",
+                json!({"reason": "x"}),
+                "either `minutes` or `until`",
             ),
+            ("mute", json!({"reason": "x", "minutes": 1441}), "1 to 1440"),
             (
                 "mute",
                 json!({"reason": "x".repeat(2001), "minutes": 1}),

@@ -64,7 +64,11 @@ pub struct Command {
     #[serde(with = "rfc3339")]
     pub issued: UtcMicros,
     /// From when on it is not to be executed any more; else 24 h after `issued`, at most 7 days after.
-    #[serde(default, with = "rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        with = "rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub expires: Option<UtcMicros>,
     /// Who gives it, for the audit: at most 128 characters.
     pub by: String,
@@ -174,7 +178,9 @@ impl Journal {
                 Ok(entry) => {
                     entries.insert(id.to_owned(), entry);
                 }
-                Err(e) => tracing::error!(id, err = %e, "entry of the command journal is unreadable"),
+                Err(e) => {
+                    tracing::error!(id, err = %e, "entry of the command journal is unreadable")
+                }
             }
         }
         Self { entries }

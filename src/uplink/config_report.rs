@@ -63,6 +63,9 @@ pub struct ConfigReport {
     /// What began anew for it: `all` at the start of the daemon, else `camera {id}`, `rules`, `track`,
     /// `models`, `workers`, `evidence`, `uplink`. Empty: nothing had to.
     pub restarted: Vec<String>,
+    /// Revision of the centre's config that was taken up last; absent: none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desired: Option<u64>,
     /// The newest config that was refused, if that was after this one came into force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<ConfigRejection>,

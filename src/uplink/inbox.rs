@@ -24,7 +24,9 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::config::{SiteIdentity, UplinkConfig};
-use super::mqtt::{Asked, Kept, Link, LinkError, LinkEvent, LinkOptions, MOST_CORRELATION, Message};
+use super::mqtt::{
+    Asked, Kept, Link, LinkError, LinkEvent, LinkOptions, MOST_CORRELATION, Message,
+};
 use super::topics::{PREFIX, TopicKind, Topics};
 use crate::base::backoff::Backoff;
 use crate::base::heartbeat::{Heartbeat, Heartbeats};
@@ -163,7 +165,8 @@ impl Inbox {
         let topics = Topics::new(&self.site);
         for filter in [topics.commands(), topics.config_desired()] {
             if link.subscribe(&filter).is_err() {
-                let (broker, reason) = (link.broker().to_owned(), format!("{filter} not asked for"));
+                let (broker, reason) =
+                    (link.broker().to_owned(), format!("{filter} not asked for"));
                 return LinkError::Lost { broker, reason };
             }
         }

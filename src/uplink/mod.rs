@@ -24,8 +24,8 @@ mod topics;
 
 pub use command_args::{
     ClipArgs, DesiredConfig, DiagnoseArgs, Judgement, MOST_MUTE_MINUTES, MuteArgs,
-    REINSPECT_DEFAULT_SECONDS, RectifyArgs, ReinspectArgs, ResendArgs, SnapshotArgs, Task, UnmuteArgs,
-    VerdictArgs,
+    REINSPECT_DEFAULT_SECONDS, RectifyArgs, ReinspectArgs, ResendArgs, SnapshotArgs, Task,
+    UnmuteArgs, VerdictArgs,
 };
 pub use commands::{
     Admission, Command, Entry, Flood, Journal, MOST_BYTES, MOST_CONFIG_BYTES, Unreadable,
@@ -38,8 +38,8 @@ pub use inbox::{Answer, Inbox, InboxEvent, Incoming, WhatFor};
 pub use mqtt::{Asked, LinkError, Message};
 pub use payload::{
     CameraRef, CameraReport, CameraState, CameraStatus, ClockRef, Event, EvidenceRef, FindingData,
-    FindingEvent, FindingPhase, ModelRef, MutedRef, ObjectRef, OutboxStatus, Receipt, RuleRef, SiteRef,
-    SiteStatus, Telemetry,
+    FindingEvent, FindingPhase, ModelRef, MutedRef, ObjectRef, OutboxStatus, Receipt, RuleRef,
+    SiteRef, SiteStatus, Telemetry,
 };
 pub use record::{
     CameraCoverage, Change, CommandResult, CoverageReport, Notice, RecordBody, RecordKind, Shelf,

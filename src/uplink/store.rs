@@ -1022,11 +1022,7 @@ fn apply(
 /// Records that one command may bring back.
 const MOST_RESENT: i64 = 1000;
 
-fn resend(
-    tx: &Transaction<'_>,
-    totals: &mut Totals,
-    which: Again,
-) -> rusqlite::Result<Vec<u64>> {
+fn resend(tx: &Transaction<'_>, totals: &mut Totals, which: Again) -> rusqlite::Result<Vec<u64>> {
     let (sql, id, from, to) = match which {
         Again::Finding(id) => ("finding = ?1 AND seq BETWEEN ?2 AND ?3", id, 0, i64::MAX),
         Again::Range(from, to) => {

@@ -12,6 +12,7 @@
 mod architecture;
 mod broker;
 mod camera;
+mod centre;
 mod commands;
 mod models;
 mod pipeline;

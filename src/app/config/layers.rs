@@ -103,43 +103,40 @@ fn lay_over<'a>(reading: &Reading<'_>, root: &mut DeTable<'a>, over: DeTable<'a>
                 Some(key.span().start),
                 name,
                 "is not for the centre to set",
-                format!("it may set {}; leave the rest to the site", allowed.join(", ")),
+                format!(
+                    "it may set {}; leave the rest to the site",
+                    allowed.join(", ")
+                ),
             );
             continue;
         };
         if name == "camera" {
             check_cameras(reading, root, value.get_ref());
         }
-        let known = root.iter_mut().find(|(k, _)| k.get_ref() == key.get_ref());
-        match (known.map(|(_, v)| v.get_mut()), value.get_ref()) {
-            (Some(DeValue::Table(known)), DeValue::Table(_)) => {
-                let DeValue::Table(table) = value.into_inner() else {
-                    unreachable!("matched above")
-                };
-                for (key, value) in table {
-                    if allowed_key(reading, &name, *keys, key.get_ref(), key.span().start) {
-                        known.remove(key.get_ref());
-                        known.insert(key, value);
-                    }
+        let mut value = value;
+        if let DeValue::Table(table) = value.get_mut() {
+            let words = table
+                .iter()
+                .map(|(k, _)| (k.get_ref().to_string(), k.span().start));
+            let words: Vec<_> = words.collect();
+            for (word, at) in words {
+                if !allowed_key(reading, &name, *keys, &word, at) {
+                    table.remove(word.as_str());
                 }
             }
-            (_, DeValue::Table(table)) => {
-                let all = table.iter();
-                let good = |(k, _): (&toml::Spanned<_>, _)| {
-                    let name: &toml::de::DeString<'_> = k.get_ref();
-                    (name.to_string(), k.span().start)
-                };
-                let names: Vec<_> = all.map(good).collect();
-                for (word, at) in names {
-                    allowed_key(reading, &name, *keys, &word, at);
+            let known = root.iter_mut().find(|(k, _)| k.get_ref() == name.as_str());
+            if let Some((_, known)) = known
+                && let DeValue::Table(known) = known.get_mut()
+            {
+                for (key, value) in std::mem::take(table) {
+                    known.remove(key.get_ref().as_ref());
+                    known.insert(key, value);
                 }
-                root.insert(key, value);
-            }
-            _ => {
-                root.remove(key.get_ref());
-                root.insert(key, value);
+                continue;
             }
         }
+        root.remove(name.as_str());
+        root.insert(key, value);
     }
 }
 

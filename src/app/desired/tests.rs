@@ -67,7 +67,10 @@ fn the_centres_tables_take_the_place_of_the_sites_and_keys_are_laid_over() {
     let rules: Vec<_> = config.rules.iter().map(|r| r.config.id.as_str()).collect();
     assert_eq!(rules, ["hat"]);
     assert_eq!(config.cameras[0].id.as_str(), "wok");
-    assert_eq!((config.track.lost_ms, config.detect.regions), (900, Some(0)));
+    assert_eq!(
+        (config.track.lost_ms, config.detect.regions),
+        (900, Some(0))
+    );
     assert_eq!(config.detect.models.len(), 1, "the site's own stay");
     assert_eq!(config.desired.unwrap().revision, 3);
 }
@@ -75,7 +78,9 @@ fn the_centres_tables_take_the_place_of_the_sites_and_keys_are_laid_over() {
 #[test]
 fn mistakes_are_told_in_the_lines_of_the_centres_text() {
     let site = Site::new();
-    let e = site.over("# one\n[[rule]]\nid = \"hat\"\ncoed = \"x\"\n").unwrap_err();
+    let e = site
+        .over("# one\n[[rule]]\nid = \"hat\"\ncoed = \"x\"\n")
+        .unwrap_err();
     let place = |key: &str| ("desired".to_owned(), 4, key.to_owned());
     assert!(e.contains(&place("rule[0].coed")), "{e:?}");
     let e = site.over("[track\n").unwrap_err();
@@ -89,7 +94,10 @@ fn what_is_not_for_the_centre_is_refused() {
         ("[uplink]\nbroker = \"mqtt://evil.example\"\n", "uplink"),
         ("[site]\nid = \"other\"\n", "site"),
         ("[detect]\nmodels = [\"/tmp/x.toml\"]\n", "detect.models"),
-        ("[detect]\nonnxruntime = \"/tmp/x.so\"\n", "detect.onnxruntime"),
+        (
+            "[detect]\nonnxruntime = \"/tmp/x.so\"\n",
+            "detect.onnxruntime",
+        ),
         (
             "[[camera]]\nid = \"wok\"\nurl = \"file:/etc/shadow\"\n",
             "camera[0].url",
@@ -104,7 +112,10 @@ fn what_is_not_for_the_centre_is_refused() {
         ),
     ] {
         let e = site.over(text).unwrap_err();
-        assert!(e.iter().any(|p| p.2 == key && p.0 == "desired"), "{text}: {e:?}");
+        assert!(
+            e.iter().any(|p| p.2 == key && p.0 == "desired"),
+            "{text}: {e:?}"
+        );
     }
     let same_host = "[[camera]]\nid = \"stove\"\nurl = \"rtsp://10.0.0.1/b\"\nusername = \"viewer\"\npassword_file = \"wok.password\"\n";
     assert!(site.over(same_host).is_ok());
@@ -114,19 +125,31 @@ fn what_is_not_for_the_centre_is_refused() {
 fn the_one_before_and_then_the_sites_own_count_where_the_newest_cannot_be_used() {
     let site = Site::new();
     let settle = |revision, text: &str| {
-        write(&site.state(), &desired(revision, text)).unwrap().settle().unwrap();
+        write(&site.state(), &desired(revision, text))
+            .unwrap()
+            .settle()
+            .unwrap();
     };
     let first = || load_first(&site.file()).unwrap();
     assert_eq!(first().0.desired, None);
     settle(1, "[track]\nlost_ms = 900\n");
-    assert_eq!(in_force(&site.state()), Some(desired(1, "[track]\nlost_ms = 900\n")));
+    assert_eq!(
+        in_force(&site.state()),
+        Some(desired(1, "[track]\nlost_ms = 900\n"))
+    );
     assert_eq!((first().0.track.lost_ms, first().1), (900, None));
     // A version that knows no such key.
     settle(2, "[track]\nlost_sm = 900\n");
     let (config, rejected) = first();
-    assert_eq!((config.track.lost_ms, config.desired.unwrap().revision), (900, 1));
+    assert_eq!(
+        (config.track.lost_ms, config.desired.unwrap().revision),
+        (900, 1)
+    );
     assert_eq!(rejected.unwrap().problems.0[0].key, "track.lost_sm");
-    assert!(load(&site.file()).is_err(), "a running site stays as it is");
+    assert!(
+        load(&site.file()).1.is_err(),
+        "a running site stays as it is"
+    );
     settle(3, "nonsense");
     let (config, rejected) = first();
     assert_eq!(config.desired, None);

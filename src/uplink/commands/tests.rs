@@ -52,9 +52,13 @@ fn read_back(shelf: &BTreeMap<String, String>) -> Journal {
 
 #[test]
 fn a_command_is_read_and_what_is_wrong_with_another_is_said() {
-    let good = br#"{"id":"c-1","issued":"2026-11-24T03:12:07Z","by":"officer 7","args":{"minutes":5}}"#;
+    let good =
+        br#"{"id":"c-1","issued":"2026-11-24T03:12:07Z","by":"officer 7","args":{"minutes":5}}"#;
     let read = Command::read(good, MOST_BYTES).unwrap();
-    assert_eq!((read.id.as_str(), read.args["minutes"].as_u64()), ("c-1", Some(5)));
+    assert_eq!(
+        (read.id.as_str(), read.args["minutes"].as_u64()),
+        ("c-1", Some(5))
+    );
     for (text, id, reason) in [
         ("{", None, "no JSON"),
         ("[]", None, "no command"),
@@ -110,12 +114,17 @@ fn one_that_comes_too_late_is_not_taken() {
 #[test]
 fn a_repetition_gets_the_first_answer_even_under_another_name_and_after_a_restart() {
     let (mut journal, mut shelf) = (Journal::default(), BTreeMap::new());
-    let Admission::Execute(changes) = journal.admit("mute", command("a", at(0)), None, at(1)) else {
+    let Admission::Execute(changes) = journal.admit("mute", command("a", at(0)), None, at(1))
+    else {
         panic!("not taken");
     };
     write(&mut shelf, &changes);
     let mut journal = read_back(&shelf);
-    assert_eq!(journal.unanswered().len(), 1, "it is executed after a restart");
+    assert_eq!(
+        journal.unanswered().len(),
+        1,
+        "it is executed after a restart"
+    );
     let again = journal.admit("mute", command("a", at(0)), None, at(2));
     assert_eq!(again, Admission::UnderWay);
     write(&mut shelf, &journal.answer(result("a", "first")));
