@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
 use super::logging::{self, LogFormat};
 use super::terminal::Terminal;
-use super::{check, demo, detect, probe, replay, run, tail};
+use super::{check, demo, detect, probe, replay, run, schema, tail};
 use crate::base::secret::Secret;
 use crate::capture::Transport;
 
@@ -50,6 +50,15 @@ enum Command {
     Replay(ReplayArgs),
     /// A camera, a broker and the daemon in one, with no config: the main job, live.
     Demo(DemoArgs),
+    /// The wire contract: JSON Schemas of all that is sent and read over MQTT.
+    Schema(SchemaArgs),
+}
+
+#[derive(Debug, Args)]
+struct SchemaArgs {
+    /// One of them (finding, command, command.mute …); without it, all in one object by name.
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -298,6 +307,7 @@ pub fn main() -> Outcome {
         Command::Check(args) => return check::run(&args.config, args.json, terminal),
         Command::Detect(args) => return detect::run(&args.options(), terminal),
         Command::Replay(args) => return replay::run(&args.options(), terminal),
+        Command::Schema(args) => return schema::run(args.name.as_deref(), terminal),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -308,7 +318,7 @@ pub fn main() -> Outcome {
         .or_exit(ExitCode::Internal)?;
     runtime.block_on(async {
         match cli.command {
-            Command::Check(_) | Command::Detect(_) | Command::Replay(_) => {
+            Command::Check(_) | Command::Detect(_) | Command::Replay(_) | Command::Schema(_) => {
                 unreachable!("answered above")
             }
             Command::Run(args) => run::run(&args.config).await,

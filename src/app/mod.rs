@@ -23,6 +23,7 @@ mod probe;
 mod reload;
 mod replay;
 mod run;
+pub mod schema;
 mod site;
 mod tail;
 mod terminal;

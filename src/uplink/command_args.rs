@@ -2,6 +2,7 @@
 //!
 //! What must not be here: what is done with it. Ranges that can be judged without the site are judged
 //! here; an unknown key is refused by name.
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
@@ -20,7 +21,7 @@ pub const REINSPECT_SECONDS: std::ops::RangeInclusive<u32> = 5..=300;
 pub const REINSPECT_DEFAULT_SECONDS: u32 = 30;
 
 /// What an officer thinks of a finding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Judgement {
     /// It is what it says.
@@ -30,7 +31,7 @@ pub enum Judgement {
 }
 
 /// `verdict`: what an officer thinks of a finding; kept with it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VerdictArgs {
     /// Which finding.
@@ -39,25 +40,28 @@ pub struct VerdictArgs {
     pub verdict: Judgement,
     /// Why, at most 2000 characters.
     #[serde(default)]
+    #[schemars(length(max = 2000))]
     pub note: String,
 }
 
 /// `rectify`: what the merchant has been told to do about a finding, and by when; kept with it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RectifyArgs {
     /// Which finding.
     pub finding: Uuid,
     /// What is to be done, 1 to 2000 characters.
+    #[schemars(length(min = 1, max = 2000))]
     pub order: String,
     /// By when.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "UtcMicros")]
     pub deadline: UtcMicros,
 }
 
 /// `reinspect`: look at a camera again and say whether a violation is to be seen. Either `finding`, or
 /// `camera` and perhaps `code`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReinspectArgs {
     /// Look for this finding's violation on its camera.
@@ -71,11 +75,12 @@ pub struct ReinspectArgs {
     pub code: Option<String>,
     /// How long to look, 5 to 300; default 30.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 5, max = 300))]
     pub seconds: Option<u32>,
 }
 
 /// `snapshot`: a camera's newest picture, faces blurred.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotArgs {
     /// Which camera.
@@ -83,7 +88,7 @@ pub struct SnapshotArgs {
 }
 
 /// `clip`: the clip of a finding, faces blurred.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClipArgs {
     /// Which finding.
@@ -92,7 +97,7 @@ pub struct ClipArgs {
 
 /// `mute`: findings that all of the given words fit are recorded and sent with `muted` until it ends.
 /// Without a word it is the whole site.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MuteArgs {
     /// Of this camera.
@@ -106,6 +111,7 @@ pub struct MuteArgs {
     pub code: Option<String>,
     /// For how long, 1 to 1440. Either this or `until`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1440))]
     pub minutes: Option<u32>,
     /// Until when, at most 24 h from now.
     #[serde(
@@ -113,13 +119,15 @@ pub struct MuteArgs {
         with = "rfc3339::option",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schemars(with = "Option<UtcMicros>")]
     pub until: Option<UtcMicros>,
     /// Why, 1 to 2000 characters; goes into findings and the audit.
+    #[schemars(length(min = 1, max = 2000))]
     pub reason: String,
 }
 
 /// `unmute`: ends a mute before its time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UnmuteArgs {
     /// The id of the command that began it; all, if it is left out.
@@ -129,10 +137,11 @@ pub struct UnmuteArgs {
 
 /// `config.desired`, and the payload of the retained topic `config/desired`: what the centre wants of
 /// the site's config.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DesiredConfig {
     /// From 1, higher than any before: an older or equal one is passed over.
+    #[schemars(range(min = 1))]
     pub revision: u64,
     /// TOML. Its tables take the place of those in the site's own file; empty: the site's own file
     /// alone counts.
@@ -159,7 +168,7 @@ impl DesiredConfig {
 
 /// `resend`: sends what the ledger still has once more, with `replayed`. Either `finding`, or `from`
 /// and `to`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResendArgs {
     /// The newest revision of this finding.
@@ -174,7 +183,7 @@ pub struct ResendArgs {
 }
 
 /// `diagnose`: how the site is, and why a rule has not found anything.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DiagnoseArgs {
     /// This camera only.

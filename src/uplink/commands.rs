@@ -27,6 +27,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -54,14 +55,16 @@ const MOST_BY: usize = 128;
 const KEY: &str = "command/";
 
 /// The payload of a command.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Command {
     /// Chosen by the centre, never used twice: 1 to 64 of `A-Za-z0-9._:-`. A repetition gets the
     /// answer again.
+    #[schemars(regex(pattern = "^[A-Za-z0-9._:-]{1,64}$"))]
     pub id: String,
     /// When it was given.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "UtcMicros")]
     pub issued: UtcMicros,
     /// From when on it is not to be executed any more; else 24 h after `issued`, at most 7 days after.
     #[serde(
@@ -69,8 +72,10 @@ pub struct Command {
         with = "rfc3339::option",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schemars(with = "Option<UtcMicros>")]
     pub expires: Option<UtcMicros>,
     /// Who gives it, for the audit: at most 128 characters.
+    #[schemars(length(min = 1, max = 128))]
     pub by: String,
     /// What the command wants, by its own rules.
     #[serde(default)]

@@ -1,6 +1,7 @@
 //! What the site says of its config: which one it runs by, and which one it refused.
 //!
 //! What must not be here: the config itself, which holds what is nobody's business at a broker.
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::payload::rfc3339;
@@ -10,7 +11,7 @@ use crate::base::time::UtcMicros;
 pub const MOST_PROBLEMS: usize = 100;
 
 /// Where a config came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ConfigSource {
     /// The site's own file.
@@ -20,7 +21,7 @@ pub enum ConfigSource {
 }
 
 /// One mistake in a config.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigProblem {
     /// The file it is in; `desired` for what came from the centre.
     pub file: String,
@@ -37,7 +38,7 @@ pub struct ConfigProblem {
 }
 
 /// A config that was refused. The one before stays in force.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigRejection {
     /// Of the refused config, as in [`ConfigReport`].
     pub revision: String,
@@ -45,13 +46,14 @@ pub struct ConfigRejection {
     pub source: ConfigSource,
     /// When it was refused.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "UtcMicros")]
     pub at: UtcMicros,
     /// What is wrong with it, in the order of the file; at most 100.
     pub problems: Vec<ConfigProblem>,
 }
 
 /// The config in force, retained on `config/reported`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigReport {
     /// SHA-256 of the text in force, 64 hex digits.
     pub revision: String,
@@ -59,6 +61,7 @@ pub struct ConfigReport {
     pub source: ConfigSource,
     /// Since when it is in force.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "UtcMicros")]
     pub applied: UtcMicros,
     /// What began anew for it: `all` at the start of the daemon, else `camera {id}`, `rules`, `track`,
     /// `models`, `workers`, `evidence`, `uplink`. Empty: nothing had to.
