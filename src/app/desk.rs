@@ -16,11 +16,13 @@ use uuid::Uuid;
 use super::analytics::{Facts, Order};
 use super::blocking::on_thread;
 use super::config::Problem;
+use super::explain::{Explained, explained};
 use super::mutes::{MOST as MOST_MUTES, Mute, Mutes};
 use super::notice::notice;
+use crate::base::ids::CameraIx;
 use crate::base::metrics::{Metric, Metrics};
 use crate::base::time::{SharedClock, UtcMicros};
-use crate::rules::OpenFinding;
+use crate::rules::{OpenFinding, RuleState, Shortfall};
 use crate::uplink::{
     Again, CameraState, Change, ClipArgs, Command, DesiredConfig, DiagnoseArgs, FindingData,
     LedgerEntry, MuteArgs, MutedRef, REINSPECT_DEFAULT_SECONDS, RectifyArgs, ReinspectArgs,
@@ -40,6 +42,9 @@ const FRESH_LOOKS: u32 = 2;
 const WATCHED_SHARE: f64 = 0.8;
 /// Longest wait for the running site to take up a config.
 const CONFIG_WAIT: Duration = Duration::from_secs(180);
+
+/// Rules that are explained at most, each with a camera.
+const MOST_EXPLAINED: usize = 64;
 
 /// How a command ended, for its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -463,6 +468,17 @@ impl Desk {
         answer.await.ok()
     }
 
+    /// What each rule lacked at the newest picture of `camera`, or of all.
+    async fn explain(&self, facts: &Facts, camera: Option<&str>) -> Vec<RuleState> {
+        let slot = |id: &str| {
+            let at = facts.cameras.iter().position(|(c, _)| c.as_str() == id);
+            at.map(|i| CameraIx(i as u16))
+        };
+        let asked = camera.and_then(slot);
+        let states = self.ask(|reply| Order::Explain(asked, reply)).await;
+        states.unwrap_or_default()
+    }
+
     async fn diagnose(&self, args: &DiagnoseArgs) -> Outcome {
         let (camera, rule) = (args.camera.as_deref(), args.rule.as_deref());
         if let Err(outcome) = self.known(camera, rule, None) {
@@ -470,6 +486,17 @@ impl Desk {
         }
         let open = self.ask(Order::Open).await.unwrap_or_default();
         let facts = self.facts.borrow().clone();
+        let states = self.explain(&facts, camera).await;
+        let why: Vec<Explained> = states
+            .iter()
+            .filter_map(|s| {
+                // A reload may have come between.
+                facts.rules.get(usize::from(s.rule.0))?;
+                Some(explained(s, &facts.rules, &facts.models))
+            })
+            .filter(|e| rule.is_none_or(|r| e.rule == r))
+            .take(MOST_EXPLAINED)
+            .collect();
         let state = self.state.borrow().clone();
         let ours = |name: &str| camera.is_none_or(|c| c == name);
         let open: Vec<Value> = open
@@ -504,6 +531,7 @@ impl Desk {
             "models": models,
             "mutes": self.mutes.all(),
             "open": open,
+            "rules": why,
             "counters": counters,
         });
         Outcome::done("", data)
@@ -553,7 +581,20 @@ impl Desk {
             .map(|o| open_finding(&facts, o))
             .filter(wanted)
             .collect();
-        let enough = f64::from(watched) >= WATCHED_SHARE * f64::from(seconds)
+        let states = self.explain(&facts, Some(&camera)).await;
+        let looking = states.iter().filter(|s| {
+            facts.rules.get(usize::from(s.rule.0)).is_some_and(|r| {
+                rule.as_deref().is_none_or(|id| r.id.as_str() == id)
+                    && code.as_deref().is_none_or(|c| r.code.as_str() == c)
+            })
+        });
+        let off = |s: &RuleState| {
+            let mut lacks = s.lacks.iter();
+            lacks.any(|l| matches!(l, Shortfall::OffSchedule { .. }))
+        };
+        let awake = looking.filter(|s| !off(s)).count() > 0;
+        let enough = awake
+            && f64::from(watched) >= WATCHED_SHARE * f64::from(seconds)
             && u64::from(watched) * 1000 > dwell_ms;
         let state = self.camera_state(&camera);
         let (answer, text) = if !seen.is_empty() {
@@ -563,6 +604,9 @@ impl Desk {
                 "not-seen",
                 "the camera watched, and it was not seen".to_owned(),
             )
+        } else if !awake {
+            let text = "no rule that looks for it is within its hours: no judgement";
+            ("cannot-tell", text.to_owned())
         } else {
             let text = format!(
                 "the camera was watched for {watched} of {seconds} s ({} ms are needed to decide): no judgement",

@@ -14,6 +14,7 @@ mod desired;
 mod desk;
 mod detect;
 pub mod exit;
+pub mod explain;
 mod health;
 mod logging;
 mod models;

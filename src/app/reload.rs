@@ -84,6 +84,7 @@ impl Difference {
             // See `unchangeable`.
             identity: _,
             state_dir: _,
+            calendar,
             uplink,
             evidence,
             detect,
@@ -113,7 +114,9 @@ impl Difference {
             ended: not_in(&before, &after),
             begun: not_in(&after, &before),
             // Rules name cameras by their place in the list.
-            rules: meanings(&old.rules) != meanings(rules) || ids(&old.cameras) != ids(cameras),
+            rules: meanings(&old.rules) != meanings(rules)
+                || old.calendar != *calendar
+                || ids(&old.cameras) != ids(cameras),
             track: old.track != *track,
             models,
             workers: worker_count(old) != worker_count(new),

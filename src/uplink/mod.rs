@@ -39,7 +39,7 @@ pub use mqtt::{Asked, LinkError, Message};
 pub use payload::{
     CameraRef, CameraReport, CameraState, CameraStatus, ClockRef, Event, EvidenceRef, FindingData,
     FindingEvent, FindingPhase, ModelRef, MutedRef, ObjectRef, OutboxStatus, Receipt, RuleRef,
-    SiteRef, SiteStatus, Telemetry,
+    SiteRef, SiteStatus, Telemetry, ZoneRef,
 };
 pub use record::{
     CameraCoverage, Change, CommandResult, CoverageReport, Notice, RecordBody, RecordKind, Shelf,
