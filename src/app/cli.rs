@@ -9,6 +9,7 @@ use super::logging::{self, LogFormat};
 use super::terminal::Terminal;
 use super::{check, demo, detect, probe, replay, run, tail};
 use crate::base::secret::Secret;
+use crate::base::time::UtcMicros;
 use crate::capture::Transport;
 
 /// Watches kitchen cameras, recognises food-safety violations, and gets every finding to the county
@@ -176,7 +177,8 @@ struct DetectArgs {
 
 #[derive(Debug, Args)]
 struct ReplayArgs {
-    /// Clips, H.264 or H.265.
+    /// Clips, H.264 or H.265, or what --save kept of some (*.jsonl). CLIP@CAMERA takes the rules and
+    /// the sampling of that camera of the config.
     #[arg(value_name = "CLIP", required = true)]
     clips: Vec<PathBuf>,
     /// The site's config, whose models, rules and sampling count; without it the shipped models and
@@ -189,10 +191,20 @@ struct ReplayArgs {
     /// A model card (TOML file) instead of the others; can be given again.
     #[arg(long, value_name = "CARD")]
     models: Vec<PathBuf>,
+    /// The moment at which each clip begins, for rules that ask the time of day
+    /// (2026-11-24T11:30:00+08:00).
+    #[arg(long, value_name = "TIME", default_value = "1970-01-01T00:00:00Z", value_parser = moment)]
+    begins: UtcMicros,
     /// What is to be found: JSON lines, one a clip: {"clip", "events": [{"code", "start_s", "end_s"}]}.
     /// Gives a table of what was found, missed and false.
     #[arg(long, value_name = "FILE")]
     truth: Option<PathBuf>,
+    /// Clips at a time; without it one per core. The findings are the same.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: Option<u16>,
+    /// Keep what the models saw, to replay it in no time (FILE.jsonl).
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
@@ -201,14 +213,24 @@ struct ReplayArgs {
 impl ReplayArgs {
     fn options(&self) -> replay::ReplayOptions {
         replay::ReplayOptions {
-            clips: self.clips.clone(),
+            inputs: self.clips.clone(),
             config: self.config.clone(),
             camera: self.camera.clone(),
             models: self.models.clone(),
+            begins: self.begins,
             truth: self.truth.clone(),
+            jobs: self.jobs.map(usize::from),
+            save: self.save.clone(),
             json: self.json,
         }
     }
+}
+
+fn moment(text: &str) -> Result<UtcMicros, String> {
+    let time: Result<jiff::Timestamp, _> = text.parse();
+    time.map(|t| UtcMicros(t.as_microsecond())).map_err(|_| {
+        "a time with its offset from UTC is needed: 2026-11-24T11:30:00+08:00".to_owned()
+    })
 }
 
 fn share(text: &str) -> Result<f32, String> {

@@ -434,6 +434,7 @@ fn a_replay_of_the_same_clip_gives_the_same_findings_ids_included() {
     let (code, first, err) = replay();
     assert_eq!(code, 0, "{first}{err}");
     assert_eq!(first, replay().1);
+    assert_eq!(err, "", "no bar where nobody looks");
     let lines: Vec<serde_json::Value> = first
         .lines()
         .map(|l| serde_json::from_str(l).unwrap())
@@ -470,4 +471,57 @@ fn a_replay_by_a_sites_config_uses_its_rules_and_names_what_cannot_be_replayed()
     let (code, _, err) = run(&["replay", "--config", &config, "--camera", "wok-9", &clip]);
     assert_eq!(code, 64);
     assert!(err.contains("wok-9") && err.contains("wok-1"), "{err}");
+}
+
+#[test]
+fn a_replay_does_not_depend_on_how_many_clips_go_at_once_nor_on_where_the_detections_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let clips = ["kitchen.mp4", "kitchen-h265.mp4"].map(|c| demo_clip(c).display().to_string());
+    let replay = |jobs: &str, save: &str| {
+        let (code, out, err) = run(&[
+            "replay", "--json", "--jobs", jobs, "--save", save, &clips[0], &clips[1],
+        ]);
+        assert_eq!(code, 0, "{out}{err}");
+        (out, std::fs::read_to_string(save).unwrap())
+    };
+    let (one, saved) = replay("1", &file("one.jsonl"));
+    assert_eq!(
+        (one.clone(), saved.clone()),
+        replay("2", &file("two.jsonl"))
+    );
+    let (code, again, err) = run(&["replay", "--json", &file("one.jsonl")]);
+    assert_eq!((code, again), (0, one.clone()), "{err}");
+    // Everything that the daemon would have sent is in it.
+    let lines: Vec<serde_json::Value> = one
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    let finding = lines.iter().find(|l| l["code"] == "ppe.mask.missing");
+    let payload = &finding.expect("a finding")["revisions"][0];
+    assert_eq!(payload["phase"], "opened");
+    assert_eq!(payload["model"]["name"], "kitchen");
+    assert_eq!(payload["scores"].as_array().map(Vec::len), Some(5));
+    assert_eq!(payload["clock"]["synced"], false);
+
+    // Made with another network: refused by name, like a file that was cut off.
+    let digest = saved.find("sha256").expect("digests") + "sha256\":\"".len();
+    let other = format!("{}0000{}", &saved[..digest], &saved[digest + 4..]);
+    std::fs::write(file("other.jsonl"), other).unwrap();
+    let (code, _, err) = run(&["replay", &file("other.jsonl")]);
+    assert_eq!(code, 65, "{err}");
+    assert!(
+        err.contains("other.jsonl")
+            && err.contains("line 1")
+            && err.contains("was recorded with kitchen"),
+        "{err}"
+    );
+    let cut: String = saved.lines().take(5).collect::<Vec<_>>().join("\n");
+    std::fs::write(file("cut.jsonl"), cut).unwrap();
+    let (code, _, err) = run(&["replay", &file("cut.jsonl")]);
+    assert_eq!(code, 65, "{err}");
+    assert!(
+        err.contains("cut.jsonl") && err.contains("cut off"),
+        "{err}"
+    );
 }

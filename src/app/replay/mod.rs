@@ -1,0 +1,237 @@
+//! `mingchu replay CLIP…`: the daemon's own path from access unit to finding, on recorded clips, as
+//! fast as it goes and with the clip's time: the same clip gives the same findings, ids included,
+//! however many cores there are. Nothing is stored or published, and nothing here could: no file of
+//! this folder may name the store, the uplink or the site (`tests/it/architecture.rs`).
+//!
+//! Two steps, because the first takes nearly all the time:
+//!
+//! ```text
+//! clip ── record (decode, detect) ──> Recording ── evaluate (track, rules) ──> findings ──> lines
+//!                                       ^   |          ^ again and again: sweep
+//!                          --save / *.jsonl +          + watched: report
+//! ```
+mod evaluate;
+mod lines;
+mod record;
+mod recording;
+mod setup;
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use self::evaluate::Found;
+use self::lines::Lines;
+use self::record::{ClipOf, claimed_us, clip_name, record_all};
+use self::recording::Recording;
+use self::setup::Setup;
+use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
+use super::terminal::{Progress, Terminal};
+use super::truth::{Judged, Score, Seen, Truth};
+use crate::base::ids::CameraIx;
+use crate::base::time::{SystemClock, UtcMicros};
+
+/// What to replay and how.
+#[derive(Clone, Debug)]
+pub struct ReplayOptions {
+    /// Clips: H.264 or H.265 in any container that FFmpeg reads, each for `camera` or, as
+    /// `CLIP@CAMERA`, for one of its own; or recordings (`*.jsonl`).
+    pub inputs: Vec<PathBuf>,
+    /// The site's config; without it the shipped models and their codes' defaults.
+    pub config: Option<PathBuf>,
+    /// Whose rules and sampling count; without it the config's first camera.
+    pub camera: Option<String>,
+    /// Model cards instead of the config's or the shipped ones.
+    pub models: Vec<PathBuf>,
+    /// The moment at which each clip begins.
+    pub begins: UtcMicros,
+    /// What is to be seen in the clips.
+    pub truth: Option<PathBuf>,
+    /// Clips at a time; without it one per core.
+    pub jobs: Option<usize>,
+    /// Where what the models saw is kept.
+    pub save: Option<PathBuf>,
+    /// JSON lines.
+    pub json: bool,
+}
+
+/// A replayed clip.
+struct Played {
+    recording: Recording,
+    findings: Vec<Found>,
+    /// `None`: no truth, or none about this clip.
+    judged: Option<Vec<Judged>>,
+}
+
+/// One argument of the command line.
+enum Input {
+    Clip(ClipOf),
+    Recordings(Vec<Recording>),
+}
+
+/// A replay under way.
+struct Replay<'o> {
+    options: &'o ReplayOptions,
+    lines: Lines,
+    setup: &'o Setup,
+    truth: Option<Truth>,
+    score: Score,
+    played: Vec<Played>,
+    failed: usize,
+}
+
+/// Replays all clips and prints their findings, and with a truth how they compare.
+///
+/// # Errors
+/// A command line, config or model that cannot be used; [`ExitCode::Data`] if a clip, a recording or
+/// the truth cannot be read, for a clip after the other clips.
+pub fn run(options: &ReplayOptions, terminal: Terminal) -> Outcome {
+    let truth = options.truth.as_deref().map(Truth::load).transpose();
+    let truth = truth.or_exit(ExitCode::Data)?;
+    let setup = Setup::of(options)?;
+    let mut inputs = inputs(options, &setup)?;
+    let clips: Vec<ClipOf> = inputs
+        .iter()
+        .filter_map(|input| match input {
+            Input::Clip(clip) => Some(clip.clone()),
+            Input::Recordings(_) => None,
+        })
+        .collect();
+    let progress = Progress::new(claimed_us(&clips), SystemClock::shared());
+    let cores = std::thread::available_parallelism().map_or(1, Into::into);
+    let jobs = options.jobs.unwrap_or(cores).min(clips.len());
+    let detectors = (0..jobs).map(|_| setup.facts.models.detector());
+    let detectors = detectors
+        .collect::<Result<_, _>>()
+        .or_exit(ExitCode::Config)?;
+    let mut replay = Replay {
+        options,
+        lines: Lines {
+            terminal,
+            json: options.json,
+        },
+        setup: &setup,
+        truth,
+        score: Score::default(),
+        played: Vec::new(),
+        failed: 0,
+    };
+    let mut take = |at: usize, recorded| {
+        progress.clear();
+        replay.take_recordings(&mut inputs);
+        inputs.pop_front();
+        replay.take(&clip_name(&clips[at].path), recorded)
+    };
+    record_all(&setup, &clips, detectors, &progress, &mut take)?;
+    progress.clear();
+    replay.take_recordings(&mut inputs);
+    replay.finish(clips.len())
+}
+
+/// What the command line names, in its order; recordings are read already.
+fn inputs(options: &ReplayOptions, setup: &Setup) -> Result<VecDeque<Input>, Failure> {
+    let camera = match &options.camera {
+        Some(id) => setup.camera(id, &format!("--camera {id}"))?,
+        None => CameraIx(0),
+    };
+    let input = |path: &PathBuf| {
+        let (path, camera) = match of_camera(path) {
+            Some((clip, id)) => (clip, setup.camera(&id, &path.display().to_string())?),
+            None => (path.clone(), camera),
+        };
+        if path.extension().is_none_or(|e| e != "jsonl") {
+            return Ok(Input::Clip(ClipOf { path, camera }));
+        }
+        let loaded = recording::load(&path, &setup.scene.classes, &setup.digests());
+        let mut recordings = loaded.or_exit(ExitCode::Data)?;
+        recordings.iter_mut().for_each(|r| r.camera = camera);
+        Ok(Input::Recordings(recordings))
+    };
+    options.inputs.iter().map(input).collect()
+}
+
+/// `CLIP@CAMERA`, unless there is a file of that very name.
+fn of_camera(path: &Path) -> Option<(PathBuf, String)> {
+    let text = path.to_str().filter(|_| !path.exists())?;
+    let (clip, camera) = text.rsplit_once('@')?;
+    let is_name = !camera.is_empty() && !camera.contains('/');
+    is_name.then(|| (clip.into(), camera.to_owned()))
+}
+
+impl Replay<'_> {
+    /// Takes the recordings that come before the next clip.
+    fn take_recordings(&mut self, inputs: &mut VecDeque<Input>) {
+        while let Some(Input::Recordings(recordings)) = inputs.front_mut() {
+            std::mem::take(recordings)
+                .into_iter()
+                .for_each(|r| self.play(r));
+            inputs.pop_front();
+        }
+    }
+
+    fn take(&mut self, clip: &str, recorded: Result<Recording, Failure>) -> Result<(), Failure> {
+        match recorded {
+            Ok(recording) => self.play(recording),
+            Err(failure) if failure.code == ExitCode::Data => {
+                self.failed += 1;
+                self.lines.error(clip, &failure);
+            }
+            Err(failure) => return Err(failure),
+        }
+        Ok(())
+    }
+
+    /// Track and rules on what was recorded, and what came of it.
+    fn play(&mut self, recording: Recording) {
+        let scene = &self.setup.scene;
+        let findings = scene.evaluate(&recording, &mut |_, _, _| {});
+        self.lines.clip(self.setup, &recording, &findings);
+        let mut judged = None;
+        if let Some(truth) = &self.truth {
+            let seen: Vec<Seen> = findings.iter().map(|f| scene.seen(f)).collect();
+            judged = truth.judge(&recording.clip, &scene.codes_of(recording.camera), &seen);
+            match &judged {
+                Some(judged) => {
+                    self.lines.judged(judged);
+                    self.score.add(judged, &seen, recording.seconds());
+                }
+                None => self
+                    .lines
+                    .error(&recording.clip, &"the truth says nothing about it"),
+            }
+        }
+        if self.options.save.is_some() {
+            self.played.push(Played {
+                recording,
+                findings,
+                judged,
+            });
+        }
+    }
+
+    /// What is told of all clips together.
+    fn finish(&self, clips: usize) -> Outcome {
+        if self.truth.is_some() {
+            self.lines.score(&self.score);
+        }
+        if let Some(path) = &self.options.save {
+            let recordings = self.played.iter().map(|p| &p.recording);
+            let text =
+                recording::write(recordings, &self.setup.scene.classes, &self.setup.digests());
+            keep(path, &text)?;
+        }
+        if self.failed > 0 {
+            let reason = anyhow::anyhow!("{} of {clips} clips could not be replayed", self.failed);
+            return Err(Failure::new(ExitCode::Data, reason));
+        }
+        Ok(())
+    }
+}
+
+/// Writes a file that the command line asked for.
+fn keep(path: &Path, text: &str) -> Outcome {
+    std::fs::write(path, text)
+        .with_context(|| format!("{}", path.display()))
+        .or_exit(ExitCode::CannotCreate)
+}
