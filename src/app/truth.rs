@@ -94,21 +94,29 @@ impl Truth {
         })
     }
 
+    /// When `code` is to be seen in a clip; `None`: the truth does not know the clip or does not judge
+    /// the code.
+    pub fn events(&self, clip: &str, code: &str) -> Option<Vec<(f64, f64)>> {
+        let truth = self.clips.iter().find(|c| c.name == clip)?;
+        let (_, words) = MEANS.iter().find(|(c, _)| *c == code)?;
+        let is_judged = |w: &str| !truth.not_judged.iter().any(|n| n == w);
+        words
+            .iter()
+            .all(|w| is_judged(w))
+            .then(|| merged(&truth.events, words))
+    }
+
     /// Compares a clip's findings, for each of `codes` (with its dwell in seconds) that the truth
     /// judges. `None`: the truth does not know the clip.
     pub fn judge(&self, clip: &str, codes: &[(&str, f64)], seen: &[Seen]) -> Option<Vec<Judged>> {
-        let truth = self.clips.iter().find(|c| c.name == clip)?;
+        if !self.clips.iter().any(|c| c.name == clip) {
+            return None;
+        }
         let mut judged = Vec::new();
         for &(code, dwell_s) in codes {
-            let Some((_, words)) = MEANS.iter().find(|(c, _)| *c == code) else {
+            let Some(events) = self.events(clip, code) else {
                 continue;
             };
-            if words
-                .iter()
-                .any(|w| truth.not_judged.iter().any(|n| n == w))
-            {
-                continue;
-            }
             let one = |outcome: &str, start_s, end_s, delay_s| Judged {
                 clip: clip.to_owned(),
                 code: code.to_owned(),
@@ -117,7 +125,6 @@ impl Truth {
                 end_s,
                 delay_s,
             };
-            let events = merged(&truth.events, words);
             let mine: Vec<&Seen> = seen.iter().filter(|s| s.code == code).collect();
             let spans = |s: &Seen, e: &(f64, f64)| {
                 s.first_seen_s <= e.1 + EARLY_S && s.last_seen_s >= e.0 - EARLY_S
@@ -210,6 +217,19 @@ fn ratio(hits: usize, of: usize) -> Option<f64> {
 }
 
 impl Row {
+    /// Nothing to be found, and nothing found.
+    pub fn empty(code: &str) -> Self {
+        Self {
+            code: code.to_owned(),
+            events: 0,
+            found: 0,
+            missed: 0,
+            wrong: 0,
+            findings: 0,
+            median_delay_s: None,
+        }
+    }
+
     /// Of the events, the share that was found; `None` without events.
     pub fn recall(&self) -> Option<f64> {
         ratio(self.found, self.events)
