@@ -205,6 +205,13 @@ struct ReplayArgs {
     /// Keep what the models saw, to replay it in no time (FILE.jsonl).
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
+    /// Vary a key of a rule, RULE.KEY=LOW..HIGH[:STEP], such as pest.rodent.threshold=0.3..0.8:0.05: a
+    /// table of precision, recall and delay for each value. RULE is a rule's id or a code.
+    #[arg(long, value_name = "SWEEP", requires = "truth")]
+    sweep: Option<String>,
+    /// A plot of the sweep (FILE.svg or FILE.html).
+    #[arg(long, value_name = "FILE", requires = "sweep")]
+    plot: Option<PathBuf>,
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
@@ -221,6 +228,8 @@ impl ReplayArgs {
             truth: self.truth.clone(),
             jobs: self.jobs.map(usize::from),
             save: self.save.clone(),
+            sweep: self.sweep.clone(),
+            plot: self.plot.clone(),
             json: self.json,
         }
     }

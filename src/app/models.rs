@@ -47,7 +47,7 @@ pub fn starts_of(classes: &[ClassInfo], rules: &[RuleConfig], camera: CameraIx) 
     for rule in rules.iter().filter(|r| r.cameras.contains(&camera)) {
         for class in &rule.classes {
             let start = &mut starts[usize::from(class.0)];
-            *start = start.min(rule.threshold);
+            *start = start.min(rule.least_threshold());
         }
     }
     starts.into()

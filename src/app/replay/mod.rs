@@ -14,7 +14,9 @@ mod evaluate;
 mod lines;
 mod record;
 mod recording;
+mod report;
 mod setup;
+mod sweep;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -26,6 +28,7 @@ use self::lines::Lines;
 use self::record::{ClipOf, claimed_us, clip_name, record_all};
 use self::recording::Recording;
 use self::setup::Setup;
+use self::sweep::Sweep;
 use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
 use super::terminal::{Progress, Terminal};
 use super::truth::{Judged, Score, Seen, Truth};
@@ -52,6 +55,10 @@ pub struct ReplayOptions {
     pub jobs: Option<usize>,
     /// Where what the models saw is kept.
     pub save: Option<PathBuf>,
+    /// A key of a rule to vary: `RULE.KEY=LOW..HIGH[:STEP]`; needs the truth.
+    pub sweep: Option<String>,
+    /// Where the plot of the sweep is written, as SVG or HTML.
+    pub plot: Option<PathBuf>,
     /// JSON lines.
     pub json: bool,
 }
@@ -75,6 +82,7 @@ struct Replay<'o> {
     options: &'o ReplayOptions,
     lines: Lines,
     setup: &'o Setup,
+    sweep: Option<Sweep>,
     truth: Option<Truth>,
     score: Score,
     played: Vec<Played>,
@@ -90,6 +98,9 @@ pub fn run(options: &ReplayOptions, terminal: Terminal) -> Outcome {
     let truth = options.truth.as_deref().map(Truth::load).transpose();
     let truth = truth.or_exit(ExitCode::Data)?;
     let setup = Setup::of(options)?;
+    let sweep = options.sweep.as_deref();
+    let sweep = sweep.map(|text| Sweep::parse(text, &setup.scene.rules));
+    let sweep = sweep.transpose().or_exit(ExitCode::Usage)?;
     let mut inputs = inputs(options, &setup)?;
     let clips: Vec<ClipOf> = inputs
         .iter()
@@ -112,6 +123,7 @@ pub fn run(options: &ReplayOptions, terminal: Terminal) -> Outcome {
             json: options.json,
         },
         setup: &setup,
+        sweep,
         truth,
         score: Score::default(),
         played: Vec::new(),
@@ -186,14 +198,19 @@ impl Replay<'_> {
     fn play(&mut self, recording: Recording) {
         let scene = &self.setup.scene;
         let findings = scene.evaluate(&recording, &mut |_, _, _| {});
-        self.lines.clip(self.setup, &recording, &findings);
+        let is_told = self.sweep.is_none();
+        if is_told {
+            self.lines.clip(self.setup, &recording, &findings);
+        }
         let mut judged = None;
         if let Some(truth) = &self.truth {
             let seen: Vec<Seen> = findings.iter().map(|f| scene.seen(f)).collect();
             judged = truth.judge(&recording.clip, &scene.codes_of(recording.camera), &seen);
             match &judged {
                 Some(judged) => {
-                    self.lines.judged(judged);
+                    if is_told {
+                        self.lines.judged(judged);
+                    }
                     self.score.add(judged, &seen, recording.seconds());
                 }
                 None => self
@@ -201,7 +218,7 @@ impl Replay<'_> {
                     .error(&recording.clip, &"the truth says nothing about it"),
             }
         }
-        if self.options.save.is_some() {
+        if self.is_kept() {
             self.played.push(Played {
                 recording,
                 findings,
@@ -210,10 +227,17 @@ impl Replay<'_> {
         }
     }
 
+    /// Whether anything is to be done with all clips together.
+    fn is_kept(&self) -> bool {
+        self.options.save.is_some() || self.sweep.is_some()
+    }
+
     /// What is told of all clips together.
     fn finish(&self, clips: usize) -> Outcome {
-        if self.truth.is_some() {
-            self.lines.score(&self.score);
+        match (&self.sweep, &self.truth) {
+            (Some(sweep), Some(truth)) => self.vary(sweep, truth)?,
+            (None, Some(_)) => self.lines.score(&self.score),
+            _ => {}
         }
         if let Some(path) = &self.options.save {
             let recordings = self.played.iter().map(|p| &p.recording);
@@ -226,6 +250,18 @@ impl Replay<'_> {
             return Err(Failure::new(ExitCode::Data, reason));
         }
         Ok(())
+    }
+}
+
+impl Replay<'_> {
+    fn vary(&self, sweep: &Sweep, truth: &Truth) -> Outcome {
+        let points = sweep.run(&self.setup.scene, &self.played, truth);
+        sweep::print(sweep, &points, self.lines);
+        let Some(path) = &self.options.plot else {
+            return Ok(());
+        };
+        let is_svg = path.extension().is_some_and(|e| e == "svg");
+        keep(path, &report::plot(sweep, &points, is_svg))
     }
 }
 

@@ -11,7 +11,9 @@ use super::ReplayOptions;
 use super::evaluate::Scene;
 use super::recording::ModelDigest;
 use crate::app::analytics::Facts;
-use crate::app::config::{CODES, SiteConfig, check_labels, load, resolve_rules};
+use crate::app::config::{
+    CODES, SiteConfig, check_labels, load, operating_point, resolve_rules, rule_of,
+};
 use crate::app::exit::{ExitCode, Failure, OrExit as _};
 use crate::app::models::shipped_or;
 use crate::base::ids::{CameraIx, Name};
@@ -39,23 +41,11 @@ fn name(text: &str) -> Name {
 fn rules_of_codes(models: &Models) -> Vec<RuleConfig> {
     let rules = CODES.iter().filter_map(|c| {
         let classes: Vec<_> = c.labels.iter().filter_map(|l| models.class(l)).collect();
-        let points = classes
-            .iter()
-            .map(|c| models.classes()[usize::from(c.0)].threshold);
-        let threshold = points.fold(0.0, f32::max);
         (!classes.is_empty()).then(|| RuleConfig {
-            id: name(c.code),
-            version: 1,
-            code: name(c.code),
-            urgency: c.urgency,
             cameras: vec![CameraIx(0)],
+            threshold: operating_point(&classes, models),
             classes,
-            zone: None,
-            threshold,
-            samples: c.samples,
-            dwell_ms: c.dwell_ms,
-            clear_ms: 20_000,
-            update_ms: 60_000,
+            ..rule_of(name(c.code), name(c.code), None)
         })
     });
     rules.collect()

@@ -49,6 +49,22 @@ const KEYS: &[Key] = &[
         set: |r, v| r.samples = v as usize,
     },
     Key {
+        name: "hits",
+        least: 1.0,
+        most: 100.0,
+        is_whole: true,
+        get: |r| r.hits.unwrap_or_default() as f64,
+        set: |r, v| r.hits = Some(v as usize),
+    },
+    Key {
+        name: "zone_samples",
+        least: 1.0,
+        most: 100.0,
+        is_whole: true,
+        get: |r| f64::from(r.zone_samples),
+        set: |r, v| r.zone_samples = v as u32,
+    },
+    Key {
         name: "dwell_ms",
         least: 0.0,
         most: MOST_MS,
@@ -63,6 +79,22 @@ const KEYS: &[Key] = &[
         is_whole: true,
         get: |r| r.clear_ms as f64,
         set: |r, v| r.clear_ms = v as u64,
+    },
+    Key {
+        name: "cooldown_ms",
+        least: 0.0,
+        most: MOST_MS,
+        is_whole: true,
+        get: |r| r.cooldown_ms as f64,
+        set: |r, v| r.cooldown_ms = v as u64,
+    },
+    Key {
+        name: "still_ms",
+        least: 0.0,
+        most: MOST_MS,
+        is_whole: true,
+        get: |r| r.still_ms as f64,
+        set: |r, v| r.still_ms = v as u64,
     },
 ];
 
@@ -109,7 +141,10 @@ struct PointLine<'a> {
 }
 
 fn number(text: &str) -> anyhow::Result<f64> {
-    let value: f64 = text.trim().parse().with_context(|| format!("`{text}` is no number"))?;
+    let value: f64 = text
+        .trim()
+        .parse()
+        .with_context(|| format!("`{text}` is no number"))?;
     if !value.is_finite() {
         bail!("`{text}` is no number");
     }
@@ -131,7 +166,8 @@ impl Key {
             Some((bounds, step)) => (bounds, Some(number(step)?)),
             None => (range, None),
         };
-        let shape = || format!("`{range}` is no range: LOW..HIGH or LOW..HIGH:STEP, such as 0.3..0.8:0.05");
+        let shape =
+            || format!("`{range}` is no range: LOW..HIGH or LOW..HIGH:STEP, such as 0.3..0.8:0.05");
         let (low, high) = bounds.split_once("..").with_context(shape)?;
         let (low, high) = (number(low)?, number(high)?);
         if low > high {
@@ -141,7 +177,11 @@ impl Key {
             bail!("`{}` goes from {} to {}", self.name, self.least, self.most);
         }
         let usual = (high - low) / USUAL_VALUES;
-        let usual = if self.is_whole { usual.ceil().max(1.0) } else { usual };
+        let usual = if self.is_whole {
+            usual.ceil().max(1.0)
+        } else {
+            usual
+        };
         let step = step.unwrap_or(usual);
         if self.is_whole && [low, high, step].iter().any(|v| v.fract() != 0.0) {
             bail!("`{}` takes whole numbers", self.name);
@@ -164,6 +204,15 @@ impl Key {
         Ok((0..count as usize).map(value).collect())
     }
 
+    /// A value beside an axis.
+    pub fn tick(&self, value: f64) -> String {
+        if self.is_whole {
+            return format!("{value:.0}");
+        }
+        let text = format!("{value:.3}");
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    }
+
     /// A value as people read it.
     pub fn text(&self, value: f64) -> String {
         if self.is_whole {
@@ -180,14 +229,20 @@ impl Sweep {
     /// # Errors
     /// What is wrong with it, and what there is.
     pub fn parse(text: &str, rules: &[RuleConfig]) -> anyhow::Result<Self> {
-        let shape = || format!("--sweep {text}: expected RULE.KEY=LOW..HIGH[:STEP], such as pest.rodent.threshold=0.3..0.8:0.05");
+        let shape = || {
+            format!(
+                "--sweep {text}: expected RULE.KEY=LOW..HIGH[:STEP], such as pest.rodent.threshold=0.3..0.8:0.05"
+            )
+        };
         let (what, range) = text.split_once('=').with_context(shape)?;
         let (rule, key) = what.rsplit_once('.').with_context(shape)?;
         let context = || format!("--sweep {text}");
         let key = Key::named(key).with_context(context)?;
         let values = key.values(range).with_context(context)?;
         let matching = |by: fn(&RuleConfig) -> &str| -> Vec<usize> {
-            (0..rules.len()).filter(|&i| by(&rules[i]) == rule).collect()
+            (0..rules.len())
+                .filter(|&i| by(&rules[i]) == rule)
+                .collect()
         };
         let mut chosen = matching(|r| r.id.as_str());
         if chosen.is_empty() {
@@ -257,14 +312,20 @@ pub fn best(points: &[Point]) -> usize {
             -p.row.median_delay_s.unwrap_or(f64::MAX),
         )
     };
-    let is_equal = |a: &Point, b: &Point| worth(a).partial_cmp(&worth(b)).is_some_and(std::cmp::Ordering::is_eq);
+    let is_equal = |a: &Point, b: &Point| {
+        worth(a)
+            .partial_cmp(&worth(b))
+            .is_some_and(std::cmp::Ordering::is_eq)
+    };
     let mut top = 0;
     for (i, point) in points.iter().enumerate() {
         if worth(point) > worth(&points[top]) {
             top = i;
         }
     }
-    let equals = points[top..].iter().take_while(|p| is_equal(p, &points[top]));
+    let equals = points[top..]
+        .iter()
+        .take_while(|p| is_equal(p, &points[top]));
     top + (equals.count().max(1) - 1) / 2
 }
 
@@ -296,7 +357,8 @@ pub fn print(sweep: &Sweep, points: &[Point], lines: Lines) {
         "{:>10} {:>10} {:>7} {:>6} {:>6} {:>7} {:>6} {:>8}",
         sweep.key.name, "precision", "recall", "F1", "found", "missed", "false", "delay s"
     ));
-    let percent = |v: Option<f64>| v.map_or_else(|| "-".to_owned(), |v| format!("{:.0} %", v * 100.0));
+    let percent =
+        |v: Option<f64>| v.map_or_else(|| "-".to_owned(), |v| format!("{:.0} %", v * 100.0));
     for (i, Point { value, row }) in points.iter().enumerate() {
         let delay = row.median_delay_s;
         let delay = delay.map_or_else(|| "-".to_owned(), |d| format!("{d:.1}"));
@@ -350,7 +412,8 @@ mod tests {
 
     #[test]
     fn a_range_that_gives_nothing_or_too_much_is_refused_with_the_reason() {
-        let refused = |name: &str, range: &str| format!("{:#}", key(name).values(range).unwrap_err());
+        let refused =
+            |name: &str, range: &str| format!("{:#}", key(name).values(range).unwrap_err());
         assert!(refused("threshold", "0.8..0.3").contains("is empty"));
         assert!(refused("threshold", "0.3").contains("is no range"));
         assert!(refused("threshold", "0.3..x").contains("`x` is no number"));
@@ -359,9 +422,12 @@ mod tests {
         assert!(refused("threshold", "0..1:-0.1").contains("leads nowhere"));
         assert!(refused("samples", "1..5:0.5").contains("whole numbers"));
         let many = refused("dwell_ms", "0..5000:1");
-        assert!(many.contains("5001 values") && many.contains("at most 200"), "{many}");
+        assert!(
+            many.contains("5001 values") && many.contains("at most 200"),
+            "{many}"
+        );
         let error = Key::named("treshold").err().map(|e| e.to_string());
-        assert!(error.is_some_and(|e| e.contains("threshold, samples, dwell_ms")));
+        assert!(error.is_some_and(|e| e.contains("threshold, samples, hits")));
     }
 
     #[test]
