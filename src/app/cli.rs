@@ -193,8 +193,8 @@ struct ReplayArgs {
     models: Vec<PathBuf>,
     /// The moment at which each clip begins, for rules that ask the time of day
     /// (2026-11-24T11:30:00+08:00).
-    #[arg(long, value_name = "TIME", default_value = "1970-01-01T00:00:00Z", value_parser = moment)]
-    begins: UtcMicros,
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    begins: Option<UtcMicros>,
     /// What is to be found: JSON lines, one a clip: {"clip", "events": [{"code", "start_s", "end_s"}]}.
     /// Gives a table of what was found, missed and false.
     #[arg(long, value_name = "FILE")]
@@ -212,6 +212,13 @@ struct ReplayArgs {
     /// A plot of the sweep (FILE.svg or FILE.html).
     #[arg(long, value_name = "FILE", requires = "sweep")]
     plot: Option<PathBuf>,
+    /// A report for people: timelines, findings and why, near misses (FILE.html, one file).
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Why not: what each rule lacked at a moment of the clips, in seconds from their beginning; without
+    /// one, what came nearest to a finding, and with --truth why events were missed.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, value_parser = seconds, conflicts_with = "sweep")]
+    explain: Option<Option<f64>>,
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
@@ -230,8 +237,17 @@ impl ReplayArgs {
             save: self.save.clone(),
             sweep: self.sweep.clone(),
             plot: self.plot.clone(),
+            report: self.report.clone(),
+            explain: self.explain,
             json: self.json,
         }
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(v) if (0.0..1e9).contains(&v) => Ok(v),
+        _ => Err("seconds from the clip's beginning are needed, such as 12.5".to_owned()),
     }
 }
 

@@ -11,12 +11,14 @@
 //!                          --save / *.jsonl +          + watched: report
 //! ```
 mod evaluate;
+mod explain;
 mod lines;
 mod record;
 mod recording;
 mod report;
 mod setup;
 mod sweep;
+mod timeline;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -27,8 +29,9 @@ use self::evaluate::Found;
 use self::lines::Lines;
 use self::record::{ClipOf, claimed_us, clip_name, record_all};
 use self::recording::Recording;
+use self::report::Report;
 use self::setup::Setup;
-use self::sweep::Sweep;
+use self::sweep::{Point, Sweep};
 use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
 use super::terminal::{Progress, Terminal};
 use super::truth::{Judged, Score, Seen, Truth};
@@ -47,8 +50,8 @@ pub struct ReplayOptions {
     pub camera: Option<String>,
     /// Model cards instead of the config's or the shipped ones.
     pub models: Vec<PathBuf>,
-    /// The moment at which each clip begins.
-    pub begins: UtcMicros,
+    /// The moment at which each clip begins; without it 1970, which no rule with hours can mean.
+    pub begins: Option<UtcMicros>,
     /// What is to be seen in the clips.
     pub truth: Option<PathBuf>,
     /// Clips at a time; without it one per core.
@@ -59,6 +62,10 @@ pub struct ReplayOptions {
     pub sweep: Option<String>,
     /// Where the plot of the sweep is written, as SVG or HTML.
     pub plot: Option<PathBuf>,
+    /// Where the report is written.
+    pub report: Option<PathBuf>,
+    /// What each rule lacked: at a moment (seconds from the clip's beginning), or all over.
+    pub explain: Option<Option<f64>>,
     /// JSON lines.
     pub json: bool,
 }
@@ -86,7 +93,8 @@ struct Replay<'o> {
     truth: Option<Truth>,
     score: Score,
     played: Vec<Played>,
-    failed: usize,
+    /// Clips that could not be replayed, and why.
+    failed: Vec<(String, String)>,
 }
 
 /// Replays all clips and prints their findings, and with a truth how they compare.
@@ -127,7 +135,7 @@ pub fn run(options: &ReplayOptions, terminal: Terminal) -> Outcome {
         truth,
         score: Score::default(),
         played: Vec::new(),
-        failed: 0,
+        failed: Vec::new(),
     };
     let mut take = |at: usize, recorded| {
         progress.clear();
@@ -186,7 +194,7 @@ impl Replay<'_> {
         match recorded {
             Ok(recording) => self.play(recording),
             Err(failure) if failure.code == ExitCode::Data => {
-                self.failed += 1;
+                self.failed.push((clip.to_owned(), failure.to_string()));
                 self.lines.error(clip, &failure);
             }
             Err(failure) => return Err(failure),
@@ -218,6 +226,10 @@ impl Replay<'_> {
                     .error(&recording.clip, &"the truth says nothing about it"),
             }
         }
+        if let Some(at_s) = self.options.explain {
+            let judged = judged.as_deref().unwrap_or_default();
+            self.explain(&recording, &findings, judged, at_s);
+        }
         if self.is_kept() {
             self.played.push(Played {
                 recording,
@@ -229,15 +241,30 @@ impl Replay<'_> {
 
     /// Whether anything is to be done with all clips together.
     fn is_kept(&self) -> bool {
-        self.options.save.is_some() || self.sweep.is_some()
+        let options = self.options;
+        options.save.is_some() || options.sweep.is_some() || options.report.is_some()
     }
 
     /// What is told of all clips together.
     fn finish(&self, clips: usize) -> Outcome {
+        let mut points = Vec::new();
         match (&self.sweep, &self.truth) {
-            (Some(sweep), Some(truth)) => self.vary(sweep, truth)?,
+            (Some(sweep), Some(truth)) => points = self.vary(sweep, truth)?,
             (None, Some(_)) => self.lines.score(&self.score),
             _ => {}
+        }
+        if let Some(path) = &self.options.report {
+            let report = Report {
+                scene: &self.setup.scene,
+                cameras: &self.setup.names(),
+                models: &self.setup.digests(),
+                played: &self.played,
+                failed: &self.failed,
+                truth: self.truth.as_ref(),
+                score: &self.score,
+                sweep: self.sweep.as_ref().map(|s| (s, points.as_slice())),
+            };
+            keep(path, &report.page())?;
         }
         if let Some(path) = &self.options.save {
             let recordings = self.played.iter().map(|p| &p.recording);
@@ -245,8 +272,9 @@ impl Replay<'_> {
                 recording::write(recordings, &self.setup.scene.classes, &self.setup.digests());
             keep(path, &text)?;
         }
-        if self.failed > 0 {
-            let reason = anyhow::anyhow!("{} of {clips} clips could not be replayed", self.failed);
+        let failed = self.failed.len();
+        if failed > 0 {
+            let reason = anyhow::anyhow!("{failed} of {clips} clips could not be replayed");
             return Err(Failure::new(ExitCode::Data, reason));
         }
         Ok(())
@@ -254,14 +282,52 @@ impl Replay<'_> {
 }
 
 impl Replay<'_> {
-    fn vary(&self, sweep: &Sweep, truth: &Truth) -> Outcome {
+    fn vary(&self, sweep: &Sweep, truth: &Truth) -> Result<Vec<Point>, Failure> {
         let points = sweep.run(&self.setup.scene, &self.played, truth);
         sweep::print(sweep, &points, self.lines);
-        let Some(path) = &self.options.plot else {
-            return Ok(());
+        if let Some(path) = &self.options.plot {
+            let is_svg = path.extension().is_some_and(|e| e == "svg");
+            keep(path, &report::plot(sweep, &points, is_svg))?;
+        }
+        Ok(points)
+    }
+
+    /// What each rule lacked in one clip.
+    fn explain(
+        &self,
+        recording: &Recording,
+        findings: &[Found],
+        judged: &[Judged],
+        at_s: Option<f64>,
+    ) {
+        let scene = &self.setup.scene;
+        let answers = match at_s {
+            Some(at_s) => explain::at_moment(scene, recording, at_s),
+            None => {
+                let missed = explain::missed_events(scene, recording.camera, judged);
+                let mut answers = explain::missed(scene, recording, &missed);
+                answers.extend(explain::nearest(scene, recording, findings));
+                answers
+            }
         };
-        let is_svg = path.extension().is_some_and(|e| e == "svg");
-        keep(path, &report::plot(sweep, &points, is_svg))
+        let camera = self.setup.facts.cameras[recording.camera.index()]
+            .0
+            .as_str();
+        if answers.is_empty() {
+            self.lines.error(
+                &recording.clip,
+                &"no picture was analysed up to this moment",
+            );
+        }
+        for answer in answers {
+            if self.lines.json {
+                self.lines
+                    .object(&answer.object(scene, &recording.clip, camera));
+            } else {
+                let text = format!("  {}", answer.line(scene));
+                self.lines.terminal.line(text);
+            }
+        }
     }
 }
 

@@ -19,9 +19,12 @@ use crate::app::models::shipped_or;
 use crate::base::ids::{CameraIx, Name};
 use crate::decode::DecodeConfig;
 use crate::detect::{Models, Runtime};
-use crate::rules::RuleConfig;
+use crate::rules::{RuleConfig, When};
 use crate::track::TrackConfig;
 use crate::uplink::SiteIdentity;
+
+/// The only camera where there is no config.
+pub const NO_CAMERA: &str = "clip";
 
 /// What a replay runs with, the same for each clip.
 pub struct Setup {
@@ -93,6 +96,13 @@ impl Setup {
             Some((_, config)) => resolve_rules(&config.rules, &models),
             None => rules_of_codes(&models),
         };
+        let asks_hours = |r: &RuleConfig| r.when != When::Always || r.off_hours.is_some();
+        if let Some(rule) = rules
+            .iter()
+            .find(|r| asks_hours(r) && options.begins.is_none())
+        {
+            tracing::warn!(rule = %rule.id, "a rule asks the time of day, and the clips are taken to begin in 1970: say when they do with --begins");
+        }
         let (site, cameras, decode, track) = match config {
             Some((_, config)) => {
                 let cameras = config.cameras.iter();
@@ -112,7 +122,7 @@ impl Setup {
                     site: name("replay"),
                     uscc: None,
                 },
-                vec![(name("clip"), None)],
+                vec![(name(NO_CAMERA), None)],
                 vec![DecodeConfig::default()],
                 TrackConfig::default(),
             ),
@@ -122,7 +132,7 @@ impl Setup {
                 classes: models.classes().to_vec(),
                 track,
                 rules: rules.clone(),
-                begins: options.begins,
+                begins: options.begins.unwrap_or_default(),
             },
             facts: Facts {
                 site,
@@ -139,14 +149,17 @@ impl Setup {
     /// # Errors
     /// The config has no such camera; those that it has are named.
     pub fn camera(&self, id: &str, option: &str) -> Result<CameraIx, Failure> {
-        let names = || self.facts.cameras.iter().map(|(c, _)| c.as_str());
-        let at = names().position(|c| c == id);
-        let missing = || {
-            let known: Vec<&str> = names().collect();
-            format!("{option}: the config has {}", known.join(", "))
-        };
+        let names = self.names();
+        let at = names.iter().position(|c| *c == id);
+        let missing = || format!("{option}: the config has {}", names.join(", "));
         let at = at.with_context(missing).or_exit(ExitCode::Usage)?;
         Ok(CameraIx(at as u16))
+    }
+
+    /// Names of the cameras, by index.
+    pub fn names(&self) -> Vec<&str> {
+        let cameras = self.facts.cameras.iter();
+        cameras.map(|(id, _)| id.as_str()).collect()
     }
 
     /// What the models are, for recordings.

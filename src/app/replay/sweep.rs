@@ -195,9 +195,14 @@ impl Key {
         // A hair more, so that 0.3 to 0.8 by 0.05 has its last value.
         let count = ((high - low) / step + 1e-6).floor() + 1.0;
         if count > MAX_VALUES as f64 {
+            let least = (high - low) / (MAX_VALUES - 1) as f64;
             bail!(
                 "{low}..{high} by {step} are {count} values; at most {MAX_VALUES} go: take a step of {} or more",
-                rounded((high - low) / (MAX_VALUES - 1) as f64)
+                if self.is_whole {
+                    least.ceil()
+                } else {
+                    rounded(least + 5e-5)
+                }
             );
         }
         let value = |i: usize| ((low + i as f64 * step) * 1e6).round() / 1e6;
@@ -382,7 +387,7 @@ pub fn print(sweep: &Sweep, points: &[Point], lines: Lines) {
     }
     let row = &points[best].row;
     terminal.line(format_args!(
-        "\n{} of {} is {} now. At {}: precision {}, recall {}; in brackets where they lie with 95 % certainty,\nby {} events.",
+        "\n{} of {} is {} now. At {}: precision {}, recall {};\nin brackets where they lie with 95 % certainty, by {} events.",
         sweep.key.name,
         sweep.rule,
         sweep.key.text(sweep.now),

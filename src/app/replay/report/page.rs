@@ -39,7 +39,7 @@ ul.news{list-style:none;padding:0;margin:10px 0}ul.news li{padding:9px 12px;marg
 ul.news li.calm{border-color:var(--c2)}ul.news li.near{border-color:var(--c4)}
 table{border-collapse:collapse;margin:8px 0;width:100%;font-size:14px}
 th,td{text-align:left;vertical-align:top;padding:5px 10px 5px 0;border-bottom:1px solid var(--rule)}
-th{color:var(--soft);font-weight:600}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+th{color:var(--soft);font-weight:600}td.n,th.n{text-align:right;padding-right:18px;font-variant-numeric:tabular-nums;white-space:nowrap}
 .scroll{overflow-x:auto}svg{display:block;width:100%;min-width:760px;height:auto;margin:6px 0}
 a{color:var(--c0)}b.bad{color:var(--bad)}b.good{color:var(--c2)}tr.best td{font-weight:700}
 .key{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:13px;color:var(--soft);margin:6px 0}

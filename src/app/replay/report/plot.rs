@@ -93,24 +93,13 @@ fn over_value(svg: &mut Svg, sweep: &Sweep, points: &[Point]) {
     }
     svg.line((x, ROWS.0), (x, ROWS.1), "best");
     let note = format!(
-        "best: {}    now: {}",
+        "solid line: best, {}; dotted line: now, {}; shaded: where recall lies with 95 % certainty",
         sweep.key.text(points[best].value),
         sweep.key.text(sweep.now)
     );
     svg.text((left, 44.0), Anchor::Start, "small", &note);
     type Of = fn(&Point) -> Option<f64>;
-    type Between = fn(&Point) -> Option<(f64, f64)>;
-    let bands: [(Between, &str); 1] = [(|p| p.row.recall_interval(), "band")];
-    for (between, class) in bands {
-        let ends: Vec<(f64, (f64, f64))> = points
-            .iter()
-            .filter_map(|p| between(p).map(|b| (along.at(p.value), b)))
-            .collect();
-        let below = ends.iter().map(|(x, b)| (*x, up.at(b.0)));
-        let above = ends.iter().rev().map(|(x, b)| (*x, up.at(b.1)));
-        let corners: Vec<(f64, f64)> = below.chain(above).collect();
-        svg.area(&corners, class, "where recall lies with 95 % certainty");
-    }
+    recall_band(svg, &along, &up, points);
     let series: [(Of, &str, &str); 3] = [
         (|p| p.row.precision(), "1", "precision"),
         (|p| p.row.recall(), "0", "recall"),
@@ -138,17 +127,26 @@ fn over_value(svg: &mut Svg, sweep: &Sweep, points: &[Point]) {
     }
     // Names at the right end, pushed apart where lines end together.
     labels.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let count = labels.len();
     let mut least = 0.0;
-    for (y, colour, name) in labels {
-        let y = f64::max(y, least);
+    for (i, (y, colour, name)) in labels.into_iter().enumerate() {
+        let most = ROWS.1 - 15.0 * (count - 1 - i) as f64;
+        let y = f64::max(y, least).min(most);
         least = y + 15.0;
-        svg.text(
-            (right + 8.0, y + 4.0),
-            Anchor::Start,
-            &format!("t{colour}"),
-            name,
-        );
+        let class = format!("t{colour}");
+        svg.text((right + 8.0, y + 4.0), Anchor::Start, &class, name);
     }
+}
+
+fn recall_band(svg: &mut Svg, along: &Scale, up: &Scale, points: &[Point]) {
+    let ends: Vec<(f64, (f64, f64))> = points
+        .iter()
+        .filter_map(|p| p.row.recall_interval().map(|b| (along.at(p.value), b)))
+        .collect();
+    let below = ends.iter().map(|(x, b)| (*x, up.at(b.0)));
+    let above = ends.iter().rev().map(|(x, b)| (*x, up.at(b.1)));
+    let corners: Vec<(f64, f64)> = below.chain(above).collect();
+    svg.area(&corners, "band", "where recall lies with 95 % certainty");
 }
 
 fn over_recall(svg: &mut Svg, sweep: &Sweep, points: &[Point]) {

@@ -1,7 +1,5 @@
 //! Pictures as text: just enough SVG for the report and the plot. All text is escaped here; colours
 //! are classes that `page` defines, so that light, dark and paper each have their own.
-use std::fmt::Write as _;
-
 /// `text` without what HTML and SVG would take for markup.
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -127,8 +125,7 @@ impl Svg {
     }
 
     fn push(&mut self, element: std::fmt::Arguments<'_>) {
-        // Writing to a String cannot fail.
-        drop(writeln!(self.body, "{element}"));
+        self.body.push_str(&format!("{element}\n"));
     }
 }
 
