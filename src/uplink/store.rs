@@ -244,6 +244,7 @@ enum Command {
     NextEpoch(Reply<u64>),
     Read(Cursor, usize, Reply<Batch>),
     OpenFindings(Reply<Vec<LedgerEntry>>),
+    ClosedSince(UtcMicros, Reply<Vec<LedgerEntry>>),
     Finding(Uuid, Reply<Option<LedgerEntry>>),
     Shelf(Shelf, Reply<Vec<(String, String)>>),
     Close,
@@ -320,6 +321,15 @@ impl StoreHandle {
     /// The store cannot be read, or is closed.
     pub fn open_findings(&self) -> Result<Vec<LedgerEntry>, StoreError> {
         self.blocking(Command::OpenFindings)
+    }
+
+    /// The newest revision of every finding that is closed and was told so at `since` or later, by
+    /// `seq`: those that may still be reopened. Blocking; not for async code.
+    ///
+    /// # Errors
+    /// The store cannot be read, or is closed.
+    pub fn closed_since(&self, since: UtcMicros) -> Result<Vec<LedgerEntry>, StoreError> {
+        self.blocking(|reply| Command::ClosedSince(since, reply))
     }
 
     /// The same for async code.
@@ -627,7 +637,13 @@ impl Store {
                 Command::Read(cursor, limit, reply) => {
                     reply(self.mending(|store| store.read(cursor, limit)));
                 }
-                Command::OpenFindings(reply) => reply(self.mending(|store| store.open_findings())),
+                Command::OpenFindings(reply) => {
+                    reply(self.mending(|store| store.ledger("open = 1", 0)));
+                }
+                Command::ClosedSince(since, reply) => {
+                    let which = "open = 0 AND updated_utc >= ?1";
+                    reply(self.mending(|store| store.ledger(which, since.0)));
+                }
                 Command::Finding(finding, reply) => {
                     reply(self.mending(|store| store.finding(finding)));
                 }
@@ -803,10 +819,14 @@ impl Store {
         Ok(entry)
     }
 
-    fn open_findings(&self) -> Result<Vec<LedgerEntry>, StoreError> {
-        let sql = "SELECT seq, updated_utc, payload FROM ledger WHERE open = 1 ORDER BY seq";
-        let mut statement = self.conn.prepare_cached(sql)?;
-        let mut rows = statement.query([])?;
+    /// The entries for which `which` holds; its parameter, if it has one, is `since`.
+    fn ledger(&self, which: &str, since: i64) -> Result<Vec<LedgerEntry>, StoreError> {
+        let sql =
+            format!("SELECT seq, updated_utc, payload FROM ledger WHERE {which} ORDER BY seq");
+        let mut statement = self.conn.prepare_cached(&sql)?;
+        let since = [since];
+        let asked = &since[..statement.parameter_count()];
+        let mut rows = statement.query(rusqlite::params_from_iter(asked))?;
         let mut open = Vec::new();
         while let Some(row) = rows.next()? {
             let seq: i64 = row.get(0)?;
@@ -818,7 +838,7 @@ impl Store {
                     data,
                 }),
                 Err(e) => {
-                    tracing::error!(seq, err = %e, "open finding in the ledger is unreadable");
+                    tracing::error!(seq, err = %e, "finding in the ledger is unreadable");
                 }
             }
         }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::base::time::ManualClock;
+use crate::base::time::{Clock as _, ManualClock};
 use crate::uplink::payload::tests::{T, finding};
 
 const FIRST: FindingPhase = FindingPhase::Opened;
@@ -960,4 +960,23 @@ fn shelves_and_records_of_all_kinds_outlive_a_damaged_ledger() {
     assert_eq!(waiting(&store), [2, 1]);
     assert_eq!(shelved(&store).len(), 1);
     assert!(bench.set_aside().len() == 1);
+}
+
+#[test]
+fn what_was_closed_lately_can_be_asked_for() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    let close = |n| {
+        store
+            .commit_finding(finding(n, 2, FindingPhase::Closed))
+            .unwrap()
+    };
+    close(1);
+    bench.clock.advance(Duration::from_secs(60));
+    let since = bench.clock.utc();
+    close(2);
+    store.commit_finding(finding(3, 1, FIRST)).unwrap();
+    let seqs = |entries: Vec<LedgerEntry>| entries.iter().map(|e| e.seq).collect::<Vec<_>>();
+    assert_eq!(seqs(store.closed_since(since).unwrap()), [2]);
+    assert_eq!(seqs(store.open_findings().unwrap()), [3]);
 }
