@@ -504,6 +504,52 @@ fn a_replay_does_not_depend_on_how_many_clips_go_at_once_nor_on_where_the_detect
     assert_eq!(payload["scores"].as_array().map(Vec::len), Some(5));
     assert_eq!(payload["clock"]["synced"], false);
 
+    // What was recorded answers why not, shows what other thresholds would give, and can be read.
+    let truth = file("truth.jsonl");
+    let events = r#"{"clip": "kitchen.mp4", "events": [{"code": "face-bare", "start_s": 0.0, "end_s": 24.0}]}"#;
+    std::fs::write(&truth, events).unwrap();
+    let (code, out, err) = run(&["replay", "--json", "--explain=1.0", &file("one.jsonl")]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains(r#""explain":"moment""#), "{out}");
+    let sweep = "ppe.mask.missing.threshold=0.5..0.9:0.2";
+    let (report, plot) = (file("report.html"), file("plot.svg"));
+    let (code, out, err) = run(&[
+        "replay",
+        "--json",
+        "--truth",
+        &truth,
+        "--sweep",
+        sweep,
+        "--plot",
+        &plot,
+        "--report",
+        &report,
+        &file("one.jsonl"),
+    ]);
+    assert_eq!(code, 0, "{out}{err}");
+    let values: Vec<serde_json::Value> = out
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .filter(|l: &serde_json::Value| l.get("value").is_some())
+        .collect();
+    assert_eq!(values.len(), 3, "{out}");
+    assert_eq!(
+        (&values[0]["found"], &values[2]["found"]),
+        (&1.into(), &0.into())
+    );
+    let report = std::fs::read_to_string(report).unwrap();
+    assert!(report.contains(finding.expect("a finding")["finding"].as_str().unwrap()));
+    assert!(std::fs::read_to_string(plot).unwrap().starts_with("<svg"));
+    let (code, _, err) = run(&[
+        "replay",
+        "--truth",
+        &truth,
+        "--sweep",
+        "x.y=1..2",
+        &file("one.jsonl"),
+    ]);
+    assert!(code == 64 && err.contains("what can: threshold"), "{err}");
+
     // Made with another network: refused by name, like a file that was cut off.
     let digest = saved.find("sha256").expect("digests") + "sha256\":\"".len();
     let other = format!("{}0000{}", &saved[..digest], &saved[digest + 4..]);

@@ -20,6 +20,9 @@ mod setup;
 mod sweep;
 mod timeline;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
