@@ -15,18 +15,19 @@ use uuid::Uuid;
 
 use super::health::Problems;
 use crate::base::backoff::Backoff;
+use crate::base::geometry::Polygon;
 use crate::base::heartbeat::Heartbeat;
 use crate::base::ids::{CameraId, CameraIx, RuleIx};
 use crate::base::metrics::{Counter, Metric, Metrics};
-use crate::base::time::SharedClock;
+use crate::base::time::{SharedClock, UtcMicros};
 use crate::decode::Frame;
 use crate::detect::{Analysed, Models};
 use crate::evidence::StillStore;
-use crate::rules::{FindingChange, OpenFinding, Phase, RuleConfig, RuleEngine};
+use crate::rules::{FindingChange, OpenFinding, Phase, RuleConfig, RuleEngine, Zone};
 use crate::track::Tracker;
 use crate::uplink::{
-    CameraRef, ClockRef, EvidenceRef, FindingData, FindingPhase, ModelRef, ObjectRef, RuleRef,
-    SiteIdentity, SiteRef, StoreError, StoreHandle,
+    CameraRef, ClockRef, EvidenceRef, FindingData, FindingPhase, LedgerEntry, ModelRef, ObjectRef,
+    RuleRef, SiteIdentity, SiteRef, StoreError, StoreHandle, ZoneRef,
 };
 
 const TICK: Duration = Duration::from_secs(1);
@@ -63,19 +64,26 @@ impl Facts {
         at.map(|i| RuleIx(i as u16))
     }
 
+    /// A finding of the ledger as the rules know it, if the config still has its camera and rule.
+    fn known(&self, data: &FindingData) -> Option<OpenFinding> {
+        Some(OpenFinding {
+            finding: data.finding,
+            revision: data.revision,
+            rule: self.rule_ix(&data.rule.id)?,
+            camera: self.camera_ix(&data.camera.id)?,
+            first_seen: data.first_seen,
+            last_seen: data.last_seen,
+            samples: data.samples,
+            closed_at: data.closed_at,
+        })
+    }
+
     /// The payload of a change.
     pub fn data(&self, change: &FindingChange, evidence: &[EvidenceRef]) -> FindingData {
         let rule = &self.rules[usize::from(change.rule.0)];
         let (camera, gb28181) = &self.cameras[change.camera.index()];
         let classes = self.models.classes();
-        let model = rule.classes.first().map(|c| {
-            let model = &self.models.models()[classes[usize::from(c.0)].model];
-            ModelRef {
-                name: model.card.name.clone(),
-                version: model.card.version.clone(),
-                sha256: model.card.sha256.clone(),
-            }
-        });
+        let models = self.models_of(rule);
         let objects = change.objects.iter().map(|o| ObjectRef {
             label: classes[usize::from(o.class.0)].label.clone(),
             score: o.score,
@@ -106,12 +114,16 @@ impl Facts {
             rule: RuleRef {
                 id: rule.id.to_string(),
                 version: rule.version,
-                dwell_ms: rule.dwell_ms,
-                threshold: rule.threshold,
-                window: rule.samples as u32,
+                dwell_ms: change.gate.dwell_ms,
+                threshold: change.gate.threshold,
+                window: change.gate.samples as u32,
                 clear_ms: rule.clear_ms,
+                hits: change.gate.hits.map(|h| h as u32),
+                when: rule.when.word().to_owned(),
+                off_hours: change.gate.off_hours,
+                cooldown_ms: rule.cooldown_ms,
             },
-            model,
+            model: models.first().cloned(),
             first_seen: change.first_seen,
             last_seen: change.last_seen,
             closed_at: change.closed_at,
@@ -120,7 +132,38 @@ impl Facts {
             objects: objects.collect(),
             evidence: evidence.to_vec(),
             clock: clock_state(),
+            models,
+            zone: rule.zone.as_ref().map(zone_ref),
+            realert: change.realert,
+            reason: change.reason.map(|r| r.word().to_owned()),
         }
+    }
+
+    /// Every model whose classes the rule counts, the first class's first.
+    fn models_of(&self, rule: &RuleConfig) -> Vec<ModelRef> {
+        let mut seen = Vec::new();
+        for class in &rule.classes {
+            let model = self.models.classes()[usize::from(class.0)].model;
+            if !seen.contains(&model) {
+                seen.push(model);
+            }
+        }
+        let card = |model: usize| &self.models.models()[model].card;
+        let each = seen.into_iter().map(|model| ModelRef {
+            name: card(model).name.clone(),
+            version: card(model).version.clone(),
+            sha256: card(model).sha256.clone(),
+        });
+        each.collect()
+    }
+}
+
+fn zone_ref(zone: &Zone) -> ZoneRef {
+    let corners = |p: &Polygon| p.corners().iter().map(|c| [c.x, c.y]).collect();
+    ZoneRef {
+        name: zone.name.to_string(),
+        polygon: corners(&zone.polygon),
+        exclude: zone.exclude.iter().map(corners).collect(),
     }
 }
 
@@ -164,12 +207,13 @@ pub struct Analytics {
     pub stopping: CancellationToken,
 }
 
-/// Evidence of open findings, so that each revision names it.
+/// Evidence of findings that may still change, so that each revision names it.
 type Evidence = HashMap<Uuid, Vec<EvidenceRef>>;
 
 impl Analytics {
-    /// Takes up the findings that were open when the daemon last stopped. Those that the config no
-    /// longer knows are closed: they must not stay open at the centre for ever.
+    /// Takes up the findings that were open when the daemon last stopped, and those that have closed so
+    /// lately that they may reopen. Open ones that the config no longer knows are closed: they must
+    /// not stay open at the centre for ever.
     ///
     /// # Errors
     /// The ledger cannot be read, or the closing cannot be stored.
@@ -178,26 +222,9 @@ impl Analytics {
         let count = records.len();
         let (mut known, mut unknown) = (Vec::new(), Vec::new());
         for record in records {
-            let data = record.data;
-            let ids = self
-                .facts
-                .camera_ix(&data.camera.id)
-                .zip(self.facts.rule_ix(&data.rule.id));
-            match ids {
-                Some((camera, rule)) => known.push((
-                    OpenFinding {
-                        finding: data.finding,
-                        revision: data.revision,
-                        rule,
-                        camera,
-                        first_seen: data.first_seen,
-                        last_seen: data.last_seen,
-                        samples: data.samples,
-                        closed_at: data.closed_at,
-                    },
-                    data,
-                )),
-                None => unknown.push(data),
+            match self.facts.known(&record.data) {
+                Some(open) => known.push((open, record.data)),
+                None => unknown.push(record.data),
             }
         }
         let orphans = self
@@ -208,15 +235,36 @@ impl Analytics {
                 unknown.push(data);
             }
         }
+        // The newest first: only one of an incident can reopen.
+        let closed = self.lately_closed()?;
+        let closed = closed.iter().rev();
+        let none_left = self
+            .engine
+            .restore(closed.filter_map(|r| self.facts.known(&r.data)).collect());
+        debug_assert_eq!(none_left, [], "only open findings can be left over");
         for mut data in unknown {
             tracing::warn!(finding = %data.finding, rule = %data.rule.id, camera = %data.camera.id, "closed: the config no longer has its rule or camera");
             data.revision += 1;
             data.phase = FindingPhase::Closed;
             data.closed_at = Some(self.clock.utc());
+            data.reason = Some("config".to_owned());
+            data.realert = false;
             data.clock = clock_state();
             self.store.commit_finding(data)?;
         }
         Ok(count)
+    }
+
+    /// Findings that are still within the longest cool-down of all rules.
+    fn lately_closed(&self) -> Result<Vec<LedgerEntry>, StoreError> {
+        let longest_ms = self.facts.rules.iter().map(|r| r.cooldown_ms).max();
+        let longest_ms = i64::try_from(longest_ms.unwrap_or(0)).unwrap_or(i64::MAX);
+        let since = self
+            .clock
+            .utc()
+            .0
+            .saturating_sub(longest_ms.saturating_mul(1000));
+        self.store.closed_since(UtcMicros(since))
     }
 
     /// Runs until all workers are gone. Call on a thread of its own.
@@ -243,9 +291,10 @@ impl Analytics {
     }
 
     fn known_evidence(&self) -> Evidence {
-        let records = self.store.open_findings().unwrap_or_default();
-        records
-            .into_iter()
+        let open = self.store.open_findings().unwrap_or_default();
+        let closed = self.lately_closed().unwrap_or_default();
+        open.into_iter()
+            .chain(closed)
             .map(|r| (r.data.finding, r.data.evidence))
             .collect()
     }
@@ -253,8 +302,10 @@ impl Analytics {
     fn take(&mut self, analysed: &Analysed, evidence: &mut Evidence) {
         let tracker = &mut self.trackers[analysed.detections.camera.index()];
         let set = tracker.update(&analysed.detections);
-        for change in self.engine.on_tracks(&set) {
-            if change.phase == Phase::Opened
+        let changes = self.engine.on_tracks(&set);
+        let any_new = changes.iter().any(|c| c.phase == Phase::Opened);
+        for change in changes {
+            if matches!(change.phase, Phase::Opened | Phase::Reopened)
                 && let Some(still) = self.keep_still(&analysed.frame, &change)
             {
                 evidence.entry(change.finding).or_default().push(still);
@@ -263,10 +314,10 @@ impl Analytics {
                 &change,
                 evidence.get(&change.finding).map_or(&[], Vec::as_slice),
             );
-            if change.phase == Phase::Closed {
-                evidence.remove(&change.finding);
-            }
             self.commit(&data);
+        }
+        if any_new {
+            evidence.retain(|finding, _| self.engine.remembers(*finding));
         }
     }
 

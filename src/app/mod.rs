@@ -10,6 +10,7 @@ pub mod config;
 mod demo;
 mod detect;
 pub mod exit;
+pub mod explain;
 mod health;
 mod logging;
 mod models;

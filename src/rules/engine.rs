@@ -188,25 +188,29 @@ impl RuleEngine {
         .collect()
     }
 
-    /// What is open now, by rising camera, then rule; for the ledger, so that
-    /// [`restore`](Self::restore) can go on with it.
+    /// What is open now, by rising camera, then rule.
     pub fn open(&self) -> Vec<OpenFinding> {
+        let mut open = self.remembered();
+        open.retain(|f| f.closed_at.is_none());
+        open
+    }
+
+    /// What is open or may reopen, by rising camera, then rule, so that the
+    /// [`restore`](Self::restore) of another engine can go on with it.
+    pub fn remembered(&self) -> Vec<OpenFinding> {
         let incidents = self
             .cameras
             .iter()
             .flat_map(|(&camera, w)| w.incidents.iter().map(move |(&rule, i)| (camera, rule, i)));
         incidents
-            .filter_map(|(camera, rule, incident)| match &incident.life {
-                Life::Open(finding) => Some(finding.known(rule, camera)),
-                Life::Idle | Life::CoolingDown(_) => None,
-            })
+            .filter_map(|(camera, rule, incident)| incident.life.known(rule, camera))
             .collect()
     }
 
     /// Whether a finding may still change: it is open, or may reopen.
     pub fn remembers(&self, finding: uuid::Uuid) -> bool {
-        let incidents = self.cameras.values().flat_map(|w| w.incidents.values());
-        incidents.into_iter().any(|incident| match &incident.life {
+        let mut incidents = self.cameras.values().flat_map(|w| w.incidents.values());
+        incidents.any(|incident| match &incident.life {
             Life::Open(open) => open.id == finding,
             Life::CoolingDown(closed) => closed.finding.id == finding,
             Life::Idle => false,

@@ -135,6 +135,25 @@ impl Life {
         true
     }
 
+    /// The finding there is, if any.
+    pub fn known(&self, rule: RuleIx, camera: CameraIx) -> Option<OpenFinding> {
+        let (finding, closed_at) = match self {
+            Self::Idle => return None,
+            Self::Open(finding) => (finding, None),
+            Self::CoolingDown(closed) => (&closed.finding, Some(closed.closed_at)),
+        };
+        Some(OpenFinding {
+            finding: finding.id,
+            revision: finding.revision,
+            rule,
+            camera,
+            first_seen: finding.first_seen,
+            last_seen: finding.last_seen,
+            samples: finding.samples,
+            closed_at,
+        })
+    }
+
     /// The cool-down ends by itself.
     pub fn pass(&mut self, rule: &RuleConfig, moment: &Moment) {
         if let Self::CoolingDown(closed) = self {
@@ -278,20 +297,6 @@ impl Finding {
             scores: self.scores.clone(),
             objects: self.objects.clone(),
             stamp: case.moment.stamp,
-        }
-    }
-
-    /// For the ledger.
-    pub fn known(&self, rule: RuleIx, camera: CameraIx) -> OpenFinding {
-        OpenFinding {
-            finding: self.id,
-            revision: self.revision,
-            rule,
-            camera,
-            first_seen: self.first_seen,
-            last_seen: self.last_seen,
-            samples: self.samples,
-            closed_at: None,
         }
     }
 }

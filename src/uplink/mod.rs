@@ -23,7 +23,7 @@ pub use mqtt::{LinkError, Message};
 pub use payload::{
     CameraRef, CameraReport, CameraState, CameraStatus, ClockRef, Event, EvidenceRef, FindingData,
     FindingEvent, FindingPhase, ModelRef, ObjectRef, OutboxStatus, Receipt, RuleRef, SiteRef,
-    SiteStatus, Telemetry,
+    SiteStatus, Telemetry, ZoneRef,
 };
 pub use record::{
     CameraCoverage, Change, CommandResult, CoverageReport, Notice, RecordBody, RecordKind, Shelf,

@@ -8,6 +8,8 @@ use serde::Serialize;
 use super::evaluate::{Found, Scene};
 use super::lines::rounded;
 use super::recording::Recording;
+use super::setup::Setup;
+use crate::app::explain::{Explained, explained};
 use crate::app::truth::Judged;
 use crate::base::ids::CameraIx;
 use crate::base::time::UtcMicros;
@@ -76,12 +78,6 @@ pub struct Answer {
 }
 
 #[derive(Serialize)]
-struct Lack {
-    lack: &'static str,
-    text: String,
-}
-
-#[derive(Serialize)]
 struct AnswerLine<'a> {
     explain: &'static str,
     clip: &'a str,
@@ -90,17 +86,10 @@ struct AnswerLine<'a> {
     code: &'a str,
     event_s: Option<[f64; 2]>,
     at_s: Option<f64>,
-    standing: Option<&'static str>,
-    label: Option<&'a str>,
-    track: Option<u64>,
-    scores: Option<Vec<f64>>,
-    value: Option<f64>,
-    threshold: Option<f64>,
-    dwelt_ms: Option<u64>,
-    dwell_ms: Option<u64>,
-    lacks: Vec<Lack>,
-    best_detection: &'a Option<BestDetection>,
     text: String,
+    best_detection: &'a Option<BestDetection>,
+    /// What the site's `diagnose` would have answered at that picture.
+    said: Option<Explained>,
 }
 
 impl Miss {
@@ -411,24 +400,18 @@ impl Answer {
     }
 
     /// As one object for machines.
-    pub fn object<'a>(
-        &'a self,
-        scene: &'a Scene,
-        clip: &'a str,
-        camera: &'a str,
-    ) -> impl Serialize {
+    pub fn object<'a>(&'a self, setup: &'a Setup, recording: &'a Recording) -> impl Serialize {
+        let scene = &setup.scene;
         let rule = &scene.rules[self.rule];
-        let state = self.miss.as_ref().map(|m| &m.state);
-        let nearest = state.and_then(|s| s.nearest.as_ref());
-        let lacks = state.map_or(&[][..], |s| s.lacks.as_slice()).iter();
+        let said = |miss: &Miss| explained(&miss.state, &scene.rules, &setup.facts.models);
         AnswerLine {
             explain: match self.asked {
                 Asked::Moment => "moment",
                 Asked::Nearest => "nearest",
                 Asked::Missed { .. } => "missed",
             },
-            clip,
-            camera,
+            clip: &recording.clip,
+            camera: setup.facts.cameras[recording.camera.index()].0.as_str(),
             rule: rule.id.as_str(),
             code: rule.code.as_str(),
             event_s: match self.asked {
@@ -436,26 +419,9 @@ impl Answer {
                 Asked::Moment | Asked::Nearest => None,
             },
             at_s: self.miss.as_ref().map(|m| m.at_s),
-            standing: state.map(|s| match s.standing {
-                Standing::Idle => "idle",
-                Standing::Open { .. } => "open",
-                Standing::CoolingDown { .. } => "cooling-down",
-            }),
-            label: nearest.map(|n| scene.label(n.class)),
-            track: nearest.map(|n| n.track.0),
-            scores: nearest.map(|n| n.scores.iter().map(|s| rounded((*s).into())).collect()),
-            value: nearest.and_then(|n| n.value).map(|v| rounded(v.into())),
-            threshold: state.map(|s| rounded(s.gate.threshold.into())),
-            dwelt_ms: nearest.map(|n| n.dwelt_ms),
-            dwell_ms: state.map(|s| s.gate.dwell_ms),
-            lacks: lacks
-                .map(|l| Lack {
-                    lack: l.code(),
-                    text: l.to_string(),
-                })
-                .collect(),
-            best_detection: &self.best,
             text: self.words(scene),
+            best_detection: &self.best,
+            said: self.miss.as_ref().map(said),
         }
     }
 }

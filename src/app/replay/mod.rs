@@ -313,9 +313,6 @@ impl Replay<'_> {
                 answers
             }
         };
-        let camera = self.setup.facts.cameras[recording.camera.index()]
-            .0
-            .as_str();
         if answers.is_empty() {
             self.lines.error(
                 &recording.clip,
@@ -324,8 +321,7 @@ impl Replay<'_> {
         }
         for answer in answers {
             if self.lines.json {
-                self.lines
-                    .object(&answer.object(scene, &recording.clip, camera));
+                self.lines.object(&answer.object(self.setup, recording));
             } else {
                 let text = format!("  {}", answer.line(scene));
                 self.lines.terminal.line(text);

@@ -122,7 +122,7 @@ fn the_same_recording_gives_the_same_findings_read_again_or_not() {
             )
         })
         .collect();
-    insta::assert_snapshot!(lives.join("\n"), @"");
+    insta::assert_snapshot!(lives.join("\n"), @"01a20b91-50c4-79bb-ad39-64bb2877db09 first 2.50 last 9.75 [(5.5, Some(12.75))] Opened Closed");
 }
 
 #[test]
@@ -191,7 +191,16 @@ fn why_nothing_was_found_is_said_for_a_moment_for_the_clip_and_for_what_was_miss
         &played.findings,
     ));
     let lines: Vec<String> = answers.iter().map(|a| a.line(&scene)).collect();
-    insta::assert_snapshot!(lines.join("\n"), @"");
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    hat-wok  at 3.5 s: head-bare (track 1), score 0.70: has lasted 1.0 s of 3.0 s
+    rats  at 3.5 s: nothing of its labels is seen (2 of others); seen were person, head-bare
+    hat-wok  at 6.0 s: head-bare (track 1), score 0.55: shows the violation, and a finding is open
+    rats  at 6.0 s: nothing of its labels is seen (2 of others); seen were person, head-bare
+    hat-wok  at 13.0 s: nothing of its labels is seen (2 of others); seen were person, rat
+    rats  at 13.0 s: rat (track 2), score 0.42: 0.42 is below 0.50 (median of 3)
+    rats  missed 12.0 to 15.0 s, nearest at 12.5 s: rat (track 2), score 0.42: 0.42 is below 0.50 (median of 3)
+    rats  nearest at 12.5 s: rat (track 2), score 0.42: 0.42 is below 0.50 (median of 3)
+    ");
 }
 
 /// Whether each element of `page` is closed in order.
