@@ -217,8 +217,8 @@ struct ReplayArgs {
     report: Option<PathBuf>,
     /// Why not: what each rule lacked at a moment of the clips, in seconds from their beginning; without
     /// one, what came nearest to a finding, and with --truth why events were missed.
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, value_parser = seconds, conflicts_with = "sweep")]
-    explain: Option<Option<f64>>,
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "all", value_parser = moment_of_clip, conflicts_with = "sweep")]
+    explain: Option<replay::Explain>,
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
@@ -244,9 +244,10 @@ impl ReplayArgs {
     }
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+fn moment_of_clip(text: &str) -> Result<replay::Explain, String> {
     match text.parse() {
-        Ok(v) if (0.0..1e9).contains(&v) => Ok(v),
+        _ if text == "all" => Ok(replay::Explain::All),
+        Ok(at_s) if (0.0..1e9).contains(&at_s) => Ok(replay::Explain::At { at_s }),
         _ => Err("seconds from the clip's beginning are needed, such as 12.5".to_owned()),
     }
 }

@@ -67,10 +67,22 @@ pub struct ReplayOptions {
     pub plot: Option<PathBuf>,
     /// Where the report is written.
     pub report: Option<PathBuf>,
-    /// What each rule lacked: at a moment (seconds from the clip's beginning), or all over.
-    pub explain: Option<Option<f64>>,
+    /// What each rule lacked.
+    pub explain: Option<Explain>,
     /// JSON lines.
     pub json: bool,
+}
+
+/// When it is asked what each rule lacked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Explain {
+    /// At a moment.
+    At {
+        /// From the clip's beginning.
+        at_s: f64,
+    },
+    /// All over: what came nearest, and why events were missed.
+    All,
 }
 
 /// A replayed clip.
@@ -168,7 +180,9 @@ fn inputs(options: &ReplayOptions, setup: &Setup) -> Result<VecDeque<Input>, Fai
         }
         let loaded = recording::load(&path, &setup.scene.classes, &setup.digests());
         let mut recordings = loaded.or_exit(ExitCode::Data)?;
-        recordings.iter_mut().for_each(|r| r.camera = camera);
+        for recording in &mut recordings {
+            recording.camera = camera;
+        }
         Ok(Input::Recordings(recordings))
     };
     options.inputs.iter().map(input).collect()
@@ -186,9 +200,9 @@ impl Replay<'_> {
     /// Takes the recordings that come before the next clip.
     fn take_recordings(&mut self, inputs: &mut VecDeque<Input>) {
         while let Some(Input::Recordings(recordings)) = inputs.front_mut() {
-            std::mem::take(recordings)
-                .into_iter()
-                .for_each(|r| self.play(r));
+            for recording in std::mem::take(recordings) {
+                self.play(recording);
+            }
             inputs.pop_front();
         }
     }
@@ -229,9 +243,9 @@ impl Replay<'_> {
                     .error(&recording.clip, &"the truth says nothing about it"),
             }
         }
-        if let Some(at_s) = self.options.explain {
+        if let Some(explain) = self.options.explain {
             let judged = judged.as_deref().unwrap_or_default();
-            self.explain(&recording, &findings, judged, at_s);
+            self.explain(&recording, &findings, judged, explain);
         }
         if self.is_kept() {
             self.played.push(Played {
@@ -301,12 +315,12 @@ impl Replay<'_> {
         recording: &Recording,
         findings: &[Found],
         judged: &[Judged],
-        at_s: Option<f64>,
+        explain: Explain,
     ) {
         let scene = &self.setup.scene;
-        let answers = match at_s {
-            Some(at_s) => explain::at_moment(scene, recording, at_s),
-            None => {
+        let answers = match explain {
+            Explain::At { at_s } => explain::at_moment(scene, recording, at_s),
+            Explain::All => {
                 let missed = explain::missed_events(scene, recording.camera, judged);
                 let mut answers = explain::missed(scene, recording, &missed);
                 answers.extend(explain::nearest(scene, recording, findings));

@@ -186,7 +186,7 @@ impl Key {
         if self.is_whole && [low, high, step].iter().any(|v| v.fract() != 0.0) {
             bail!("`{}` takes whole numbers", self.name);
         }
-        if low == high {
+        if high <= low {
             return Ok(vec![low]);
         }
         if step <= 0.0 {

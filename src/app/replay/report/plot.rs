@@ -56,6 +56,9 @@ fn percent_rows(svg: &mut Svg, columns: (f64, f64)) -> Scale {
     up
 }
 
+/// What a point gives of one series.
+type Of = fn(&Point) -> Option<f64>;
+
 fn over_value(svg: &mut Svg, sweep: &Sweep, points: &[Point]) {
     let (left, right) = OVER_VALUE;
     let up = percent_rows(svg, OVER_VALUE);
@@ -98,7 +101,6 @@ fn over_value(svg: &mut Svg, sweep: &Sweep, points: &[Point]) {
         sweep.key.text(sweep.now)
     );
     svg.text((left, 44.0), Anchor::Start, "small", &note);
-    type Of = fn(&Point) -> Option<f64>;
     recall_band(svg, &along, &up, points);
     let series: [(Of, &str, &str); 3] = [
         (|p| p.row.precision(), "1", "precision"),
