@@ -63,10 +63,10 @@ use super::explain::{Nearest, RuleState, Shortfall, Standing};
 use super::finding::{CloseReason, FindingChange, FindingObject, OpenFinding};
 use super::history::History;
 use super::life::{Case, Life, Violator};
-use super::schedule::Cursor;
+use super::schedule::{Cursor, Span};
 use super::still::Spots;
 use crate::base::ids::{CameraIx, RuleIx};
-use crate::base::time::{FrameStamp, MonoMicros, UtcMicros};
+use crate::base::time::{FrameStamp, MonoMicros};
 use crate::track::{Track, TrackId, TrackSet, TrackState};
 
 /// Time between two successive pictures of a camera counts as watched up to this. Pictures come
@@ -100,8 +100,8 @@ struct Incident {
     business: Cursor,
     /// Asked for in the newest picture.
     gate: Gate,
-    /// The rule did not watch in the newest picture; until when.
-    resting: Option<Option<UtcMicros>>,
+    /// The hours in which the rule does not watch, if the newest picture fell into such.
+    resting: Option<Span>,
     histories: BTreeMap<TrackId, History>,
     spots: Spots,
     life: Life,
@@ -300,7 +300,7 @@ impl Incident {
         };
         self.life.pass(rule, moment);
         let hours = self.hours.span_at(&rule.when, utc);
-        self.resting = (!hours.open).then_some(hours.until);
+        self.resting = (!hours.open).then_some(hours);
         if !hours.open {
             self.histories.clear();
             return self.life.close(&case, CloseReason::OffSchedule);
@@ -382,7 +382,7 @@ impl Incident {
             .filter_map(|track| self.candidate(rule, track, is_open))
             .reduce(nearer);
         let (nearest, lacks) = match (self.resting, nearest) {
-            (Some(until), _) => (None, vec![Shortfall::OffSchedule { until }]),
+            (Some(Span { until, .. }), _) => (None, vec![Shortfall::OffSchedule { until }]),
             (None, Some((nearest, lacks))) => (Some(nearest), lacks),
             (None, None) => {
                 let others = set.tracks.len();

@@ -151,7 +151,7 @@ impl History {
 
     fn still_lacks(&self, rule: &RuleConfig) -> Option<Shortfall> {
         let limit = Duration::from_millis(rule.still_ms);
-        (rule.still_ms > 0 && self.still >= limit).then(|| Shortfall::Still {
+        (rule.still_ms > 0 && self.still >= limit).then_some(Shortfall::Still {
             still_ms: self.still.as_millis() as u64,
             limit_ms: rule.still_ms,
         })

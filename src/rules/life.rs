@@ -61,7 +61,7 @@ pub struct Finding {
 #[derive(Clone, Debug)]
 pub struct Closed {
     pub finding: Finding,
-    closed_at: UtcMicros,
+    at: UtcMicros,
     /// Since when the cool-down is counted, and how much of it there was then; `None` after a restart,
     /// until the first picture.
     cooling: Option<(MonoMicros, Duration)>,
@@ -73,7 +73,7 @@ impl Closed {
         let whole = Duration::from_millis(rule.cooldown_ms);
         self.cooling.get_or_insert_with(|| {
             // Only the wall clock knows how long the restart took.
-            let micros = moment.stamp.received_utc.0.saturating_sub(self.closed_at.0);
+            let micros = moment.stamp.received_utc.0.saturating_sub(self.at.0);
             let gone = Duration::from_micros(u64::try_from(micros).unwrap_or(0));
             (moment.now, whole.saturating_sub(gone))
         });
@@ -125,7 +125,7 @@ impl Life {
             (Self::Idle, Some(closed_at)) if rule.cooldown_ms > 0 => {
                 *self = Self::CoolingDown(Closed {
                     finding,
-                    closed_at,
+                    at: closed_at,
                     cooling: None,
                 });
             }
@@ -140,7 +140,7 @@ impl Life {
         let (finding, closed_at) = match self {
             Self::Idle => return None,
             Self::Open(finding) => (finding, None),
-            Self::CoolingDown(closed) => (&closed.finding, Some(closed.closed_at)),
+            Self::CoolingDown(closed) => (&closed.finding, Some(closed.at)),
         };
         Some(OpenFinding {
             finding: finding.id,
@@ -215,7 +215,7 @@ impl Life {
         if case.rule.cooldown_ms > 0 {
             *self = Self::CoolingDown(Closed {
                 finding,
-                closed_at: case.moment.stamp.received_utc,
+                at: case.moment.stamp.received_utc,
                 cooling: Some((
                     case.moment.now,
                     Duration::from_millis(case.rule.cooldown_ms),

@@ -554,7 +554,7 @@ pub(super) mod tests {
             }],
             zone: Some(ZoneRef {
                 name: "wok-line".to_owned(),
-                polygon: vec![[0.1, 0.2], [0.9, 0.2], [0.5, 0.987_654_3]],
+                polygon: vec![[0.1, 0.2], [0.9, 0.2], [0.5, 0.987_7]],
                 exclude: vec![vec![[0.1, 0.2], [0.2, 0.2], [0.1, 0.3]]],
             }),
             realert: false,
