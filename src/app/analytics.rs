@@ -82,7 +82,7 @@ impl Facts {
     }
 
     /// The payload of a change.
-    fn data(&self, change: &FindingChange, evidence: &[EvidenceRef]) -> FindingData {
+    pub fn data(&self, change: &FindingChange, evidence: &[EvidenceRef]) -> FindingData {
         let rule = &self.rules[usize::from(change.rule.0)];
         let (camera, gb28181) = &self.cameras[change.camera.index()];
         let classes = self.models.classes();
