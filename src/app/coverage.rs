@@ -12,11 +12,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::oversight::CameraTerms;
 use crate::base::digest::sha256_hex;
-use crate::base::ids::CameraId;
+use crate::base::ids::CameraIx;
 use crate::base::metrics::{Counter, Metric, Metrics};
 use crate::base::time::{MonoMicros, UtcMicros};
-use crate::decode::DecodeConfig;
 use crate::rules::{Cause, CoverageLedger, Gap, HourAccount, HourReport, Outcome, What};
 use crate::uplink::{
     CameraCoverage, CameraState, Change, CoverageReport, Notice, RecordBody, Shelf, StoreError,
@@ -34,6 +34,7 @@ const WAITING: usize = 2000;
 /// What is known of one camera's pictures.
 #[derive(Debug)]
 struct Camera {
+    slot: CameraIx,
     watched_for: Duration,
     analysed: Option<MonoMicros>,
     errors: Counter,
@@ -62,7 +63,7 @@ impl Coverage {
     /// # Errors
     /// The shelf cannot be read.
     pub fn start(
-        cameras: &[(CameraId, &DecodeConfig)],
+        cameras: &[CameraTerms],
         store: &StoreHandle,
         metrics: &Metrics,
         at: MonoMicros,
@@ -75,7 +76,7 @@ impl Coverage {
             .filter_map(|(_, text)| serde_json::from_str(text).ok())
             .collect();
         let unreadable = count - saved.len();
-        let ids: Vec<String> = cameras.iter().map(|(id, _)| id.to_string()).collect();
+        let ids = cameras.iter().map(|c| c.id.to_string()).collect();
         let (ledger, outcome, damaged) = CoverageLedger::start(ids, saved, at, utc);
         if unreadable + damaged > 0 {
             tracing::error!(
@@ -83,24 +84,8 @@ impl Coverage {
                 "coverage of some hours cannot be read and is left out: the disk may be failing"
             );
         }
-        let camera = |(id, decode): &(CameraId, &DecodeConfig)| {
-            let every = Duration::from_secs_f32(1.0 / decode.analyse_fps.max(0.01));
-            let refresh = decode
-                .motion
-                .as_ref()
-                .map_or(every, |m| m.refresh.max(every));
-            let errors = metrics.counter(Metric::DetectErrors, &[("camera", id.as_str())]);
-            Camera {
-                watched_for: WATCHED_FOR.max(2 * refresh),
-                analysed: None,
-                errors_seen: errors.value(),
-                errors,
-                failed: None,
-                online: None,
-            }
-        };
         let mut coverage = Self {
-            cameras: cameras.iter().map(camera).collect(),
+            cameras: cameras.iter().map(|c| Camera::new(c, metrics)).collect(),
             so_far: watch::Sender::new(report_of(&ledger.partial())),
             ledger,
             waiting: VecDeque::new(),
@@ -119,17 +104,33 @@ impl Coverage {
         self.so_far.subscribe()
     }
 
+    /// From here on these are the cameras.
+    pub fn retune(&mut self, cameras: &[CameraTerms], metrics: &Metrics) {
+        let ids = cameras.iter().map(|c| c.id.to_string()).collect();
+        self.ledger.retune(ids);
+        let mut before = std::mem::take(&mut self.cameras);
+        for terms in cameras {
+            let known = before.iter().position(|c| c.slot == terms.slot);
+            let camera = known.map(|at| Camera {
+                watched_for: terms.watched_for,
+                ..before.swap_remove(at)
+            });
+            let camera = camera.unwrap_or_else(|| Camera::new(terms, metrics));
+            self.cameras.push(camera);
+        }
+    }
+
     /// A picture of the camera was analysed.
-    pub fn analysed(&mut self, camera: usize, at: MonoMicros) {
-        if let Some(camera) = self.cameras.get_mut(camera) {
+    pub fn analysed(&mut self, camera: CameraIx, at: MonoMicros) {
+        if let Some(camera) = self.cameras.iter_mut().find(|c| c.slot == camera) {
             camera.analysed = Some(at);
         }
     }
 
-    /// Time has passed; `states` by camera, each with whether its fault is none at this hour.
+    /// Time has passed; `state` says what a camera does, and whether its fault is none at this hour.
     pub fn step(
         &mut self,
-        states: &[(CameraState, bool)],
+        state: impl Fn(CameraIx) -> (CameraState, bool),
         store: &StoreHandle,
         at: MonoMicros,
         utc: UtcMicros,
@@ -137,13 +138,13 @@ impl Coverage {
         let what: Vec<What> = self
             .cameras
             .iter_mut()
-            .zip(states)
-            .map(
-                |(camera, (state, is_off_schedule))| match camera.what(*state, at) {
-                    What::Blind(_) if *is_off_schedule => What::Blind(Cause::OffSchedule),
+            .map(|camera| {
+                let (state, is_off_schedule) = state(camera.slot);
+                match camera.what(state, at) {
+                    What::Blind(_) if is_off_schedule => What::Blind(Cause::OffSchedule),
                     what => what,
-                },
-            )
+                }
+            })
             .collect();
         let outcome = self.ledger.step(at, utc, |i| what[i]);
         if let Some(by_ms) = outcome.stepped_ms {
@@ -226,6 +227,19 @@ impl Coverage {
 }
 
 impl Camera {
+    fn new(terms: &CameraTerms, metrics: &Metrics) -> Self {
+        let errors = metrics.counter(Metric::DetectErrors, &[("camera", terms.id.as_str())]);
+        Self {
+            slot: terms.slot,
+            watched_for: terms.watched_for,
+            analysed: None,
+            errors_seen: errors.value(),
+            errors,
+            failed: None,
+            online: None,
+        }
+    }
+
     fn what(&mut self, state: CameraState, at: MonoMicros) -> What {
         let errors = self.errors.value();
         if std::mem::replace(&mut self.errors_seen, errors) != errors {
@@ -331,7 +345,9 @@ mod tests {
 
     use super::*;
     use crate::base::heartbeat::Heartbeats;
+    use crate::base::ids::CameraId;
     use crate::base::time::{Clock as _, ManualClock};
+    use crate::rules::DeviceConfig;
     use crate::uplink::Store;
 
     /// 2026-11-24T03:00:00Z
@@ -359,8 +375,12 @@ mod tests {
             let beats = Heartbeats::new(self.clock.clone());
             let (store, thread) =
                 Store::open(&path, self.clock.clone(), &self.metrics, &beats).unwrap();
-            let decode = DecodeConfig::default();
-            let cameras = [(CameraId::new("wok-1").unwrap(), &decode)];
+            let cameras = [CameraTerms {
+                slot: CameraIx(0),
+                id: CameraId::new("wok-1").unwrap(),
+                device: DeviceConfig::default(),
+                watched_for: WATCHED_FOR,
+            }];
             let (at, utc) = (self.clock.mono(), self.clock.utc());
             let mut coverage = Coverage::start(&cameras, &store, &self.metrics, at, utc).unwrap();
             life(&mut coverage, &store);
@@ -371,7 +391,7 @@ mod tests {
 
         fn step(&self, coverage: &mut Coverage, store: &StoreHandle, state: (CameraState, bool)) {
             self.clock.advance(Duration::from_secs(1));
-            coverage.step(&[state], store, self.clock.mono(), self.clock.utc());
+            coverage.step(|_| state, store, self.clock.mono(), self.clock.utc());
         }
     }
 
@@ -385,7 +405,7 @@ mod tests {
         bench.run(|coverage, store| {
             for second in 0..60 {
                 if second < 20 {
-                    coverage.analysed(0, bench.clock.mono());
+                    coverage.analysed(CameraIx(0), bench.clock.mono());
                 }
                 if second == 40 {
                     let labels = [("camera", "wok-1")];
@@ -415,7 +435,7 @@ mod tests {
         let bench = Bench::new();
         bench.run(|coverage, store| {
             for _ in 0..120 {
-                coverage.analysed(0, bench.clock.mono());
+                coverage.analysed(CameraIx(0), bench.clock.mono());
                 bench.step(coverage, store, ONLINE);
             }
             assert_eq!(store.stats().records, 0);

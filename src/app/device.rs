@@ -1,6 +1,8 @@
 //! Camera states → findings `device.camera.*`: what the pure watch says, put into the words of the
 //! wire. Driven by [`super::oversight`]; no thread of its own.
-use std::sync::Arc;
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
 
 use super::analytics::{Facts, clock_state};
 use crate::base::ids::CameraIx;
@@ -40,28 +42,31 @@ fn sight_of(state: CameraState) -> Sight {
 #[derive(Debug)]
 pub struct DeviceFindings {
     watch: DeviceWatch,
-    configs: Vec<DeviceConfig>,
-    facts: Arc<Facts>,
+    configs: BTreeMap<CameraIx, DeviceConfig>,
 }
 
 impl DeviceFindings {
-    /// Nothing is open. `configs` by camera.
-    pub fn new(configs: Vec<DeviceConfig>, facts: Arc<Facts>) -> Self {
-        let seed = format!("{}/{}", facts.site.region, facts.site.site);
+    /// Nothing is open. `seed` is the site's full name.
+    pub fn new(configs: BTreeMap<CameraIx, DeviceConfig>, seed: &str) -> Self {
         Self {
-            watch: DeviceWatch::new(configs.clone(), &seed),
+            watch: DeviceWatch::new(configs.clone(), seed),
             configs,
-            facts,
         }
     }
 
+    /// Takes up another config; the findings that nothing continues.
+    pub fn retune(&mut self, configs: BTreeMap<CameraIx, DeviceConfig>) -> Vec<Uuid> {
+        self.configs.clone_from(&configs);
+        self.watch.retune(configs)
+    }
+
     /// Goes on with those of the ledger's findings that are about cameras; returns those that the
-    /// config no longer has, closed.
-    pub fn restore(&mut self, ledger: Vec<FindingData>, now: UtcMicros) -> Vec<FindingData> {
+    /// config no longer has.
+    pub fn restore(&mut self, ledger: Vec<FindingData>, facts: &Facts) -> Vec<FindingData> {
         let mut over = Vec::new();
         for data in ledger {
             let fault = DeviceFault::from_code(&data.code);
-            let camera = self.facts.camera_ix(&data.camera.id);
+            let camera = facts.camera_ix(&data.camera.id);
             let open = fault.zip(camera).map(|(fault, camera)| OpenDevice {
                 finding: data.finding,
                 revision: data.revision,
@@ -74,15 +79,7 @@ impl DeviceFindings {
             });
             let is_known = open.is_some_and(|open| self.watch.restore(vec![open]).is_empty());
             if !is_known {
-                tracing::warn!(finding = %data.finding, code = %data.code, camera = %data.camera.id, "closed: the config no longer looks for it");
-                over.push(FindingData {
-                    revision: data.revision + 1,
-                    phase: FindingPhase::Closed,
-                    closed_at: Some(now),
-                    reason: Some("config".to_owned()),
-                    clock: clock_state(),
-                    ..data
-                });
+                over.push(data);
             }
         }
         over
@@ -92,36 +89,43 @@ impl DeviceFindings {
     pub fn look(
         &mut self,
         state: &SiteState,
+        facts: &Facts,
         at: MonoMicros,
         utc: UtcMicros,
         is_business: bool,
     ) -> Vec<FindingData> {
         let mut found = Vec::new();
-        for (i, report) in state.cameras.iter().enumerate() {
+        for report in &state.cameras {
+            let Some(camera) = facts.camera_ix(&report.camera) else {
+                continue;
+            };
             let changes = self.watch.look(&Look {
-                camera: CameraIx(i as u16),
+                camera,
                 sight: sight_of(report.state),
                 detail: &report.detail,
                 at,
                 utc,
                 is_business,
             });
-            found.extend(changes.iter().map(|change| self.data(change)));
+            found.extend(changes.iter().map(|change| self.data(change, facts)));
         }
         found
     }
 
     /// Whether `state` is a fault in business hours only.
-    pub fn is_business_only(&self, camera: usize, state: CameraState) -> bool {
+    pub fn is_business_only(&self, camera: CameraIx, state: CameraState) -> bool {
         match sight_of(state) {
-            Sight::Fault(fault) => self.configs[camera].business_hours_only.contains(&fault),
+            Sight::Fault(fault) => {
+                let config = self.configs.get(&camera);
+                config.is_some_and(|c| c.business_hours_only.contains(&fault))
+            }
             Sight::Fine | Sight::Unknown => false,
         }
     }
 
-    fn data(&self, change: &DeviceChange) -> FindingData {
-        let (camera, gb28181) = &self.facts.cameras[change.camera.index()];
-        let config = &self.configs[change.camera.index()];
+    fn data(&self, change: &DeviceChange, facts: &Facts) -> FindingData {
+        let (camera, gb28181) = &facts.cameras[change.camera.index()];
+        let config = &self.configs[&change.camera];
         let business_only = config.business_hours_only.contains(&change.fault);
         let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         FindingData {
@@ -137,8 +141,8 @@ impl DeviceFindings {
             class: CLASS,
             replayed: false,
             site: SiteRef {
-                id: self.facts.site.site.to_string(),
-                uscc: self.facts.site.uscc.clone(),
+                id: facts.site.site.to_string(),
+                uscc: facts.site.uscc.clone(),
             },
             camera: CameraRef {
                 id: camera.to_string(),
@@ -170,6 +174,7 @@ impl DeviceFindings {
             zone: None,
             realert: false,
             reason: change.reason.map(|r| r.word().to_owned()),
+            muted: None,
             detail: Some(change.detail.clone()).filter(|d| !d.is_empty()),
         }
     }

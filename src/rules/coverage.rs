@@ -416,6 +416,16 @@ impl CoverageLedger {
         outcome
     }
 
+    /// From here on these are the cameras. The rest of the hour of one that is gone, and the hour so far of
+    /// one that is new, is [`Cause::Stopped`].
+    pub fn retune(&mut self, cameras: Vec<String>) {
+        self.cameras = cameras;
+        for camera in &self.cameras {
+            let line = Line::all(What::Blind(Cause::Stopped));
+            self.running.cameras.entry(camera.clone()).or_insert(line);
+        }
+    }
+
     /// The running hour so far.
     pub fn partial(&self) -> HourReport {
         let until = self.painted_ms - self.running.hour * HOUR;

@@ -27,7 +27,7 @@
 //!
 //! Per finding: revisions 1, 2, 3 … without gaps; opened, updated …, closed; nothing after closed. Per
 //! camera and fault at most one is open.
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -263,13 +263,12 @@ struct Camera {
 #[derive(Clone, Debug)]
 pub struct DeviceWatch {
     seed: String,
-    cameras: Vec<Camera>,
+    cameras: BTreeMap<CameraIx, Camera>,
 }
 
-impl DeviceWatch {
-    /// Nothing is open. `configs` by camera; `seed` is the site's full name (`region/site`).
-    pub fn new(configs: Vec<DeviceConfig>, seed: &str) -> Self {
-        let camera = |config: DeviceConfig| Camera {
+impl Camera {
+    fn new(config: DeviceConfig) -> Self {
+        Self {
             last: None,
             cases: DeviceFault::ALL
                 .into_iter()
@@ -283,11 +282,53 @@ impl DeviceWatch {
                 })
                 .collect(),
             config,
-        };
+        }
+    }
+}
+
+impl DeviceWatch {
+    /// Nothing is open. `seed` is the site's full name (`region/site`).
+    pub fn new(configs: BTreeMap<CameraIx, DeviceConfig>, seed: &str) -> Self {
+        let cameras = configs.into_iter();
         Self {
             seed: seed.to_owned(),
-            cameras: configs.into_iter().map(camera).collect(),
+            cameras: cameras.map(|(ix, c)| (ix, Camera::new(c))).collect(),
         }
+    }
+
+    /// From here on these are the cameras. What is open goes on, and a camera that is told nothing new
+    /// notices nothing. Returns the findings that nothing continues; the caller has to close them.
+    #[must_use = "findings that nothing continues must be closed by the caller"]
+    pub fn retune(&mut self, configs: BTreeMap<CameraIx, DeviceConfig>) -> Vec<Uuid> {
+        let mut orphans = Vec::new();
+        let mut before = std::mem::take(&mut self.cameras);
+        for (ix, config) in configs {
+            let camera = match before.remove(&ix) {
+                Some(same) if same.config == config => same,
+                Some(other) => {
+                    let mut camera = Camera::new(config);
+                    camera.last = other.last;
+                    for mut case in other.cases {
+                        let open = case.open.take();
+                        match camera.cases.iter_mut().find(|c| c.fault == case.fault) {
+                            Some(next) if open.is_some() => {
+                                next.streak.set_on();
+                                (next.begun, next.looks, next.open) =
+                                    (case.begun, case.looks, open);
+                            }
+                            Some(_) => {}
+                            None => orphans.extend(open.map(|o| o.finding)),
+                        }
+                    }
+                    camera
+                }
+                None => Camera::new(config),
+            };
+            self.cameras.insert(ix, camera);
+        }
+        let gone = before.into_values().flat_map(|c| c.cases);
+        orphans.extend(gone.filter_map(|case| Some(case.open?.finding)));
+        orphans
     }
 
     /// Goes on with findings that were open when the site last stopped. Returns those that nothing
@@ -296,7 +337,7 @@ impl DeviceWatch {
     pub fn restore(&mut self, findings: Vec<OpenDevice>) -> Vec<OpenDevice> {
         let mut orphans = Vec::new();
         for f in findings {
-            let camera = self.cameras.get_mut(f.camera.index());
+            let camera = self.cameras.get_mut(&f.camera);
             let case = camera.and_then(|c| c.cases.iter_mut().find(|k| k.fault == f.fault));
             match case {
                 Some(case) if case.open.is_none() && f.revision > 0 => {
@@ -320,7 +361,7 @@ impl DeviceWatch {
 
     /// Takes one look and says which findings changed.
     pub fn look(&mut self, look: &Look<'_>) -> Vec<DeviceChange> {
-        let Some(camera) = self.cameras.get_mut(look.camera.index()) else {
+        let Some(camera) = self.cameras.get_mut(&look.camera) else {
             return Vec::new();
         };
         let before = camera.last.unwrap_or(look.at);
@@ -337,7 +378,7 @@ impl DeviceWatch {
 
     /// Panics if the state contradicts itself; for tests.
     pub fn check_invariants(&self) {
-        for camera in &self.cameras {
+        for camera in self.cameras.values() {
             for case in &camera.cases {
                 let Some(open) = &case.open else { continue };
                 assert!(open.revision >= 1, "{case:?}");

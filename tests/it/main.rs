@@ -12,8 +12,10 @@
 mod architecture;
 mod broker;
 mod camera;
+mod centre;
 mod commands;
 mod health;
 mod models;
 mod pipeline;
+mod reload;
 mod support;

@@ -8,6 +8,7 @@ mod codes;
 mod health;
 mod hours;
 mod keys;
+mod layers;
 mod parse;
 mod problem;
 mod resolve;
@@ -17,6 +18,7 @@ mod section;
 mod tests;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::base::ids::CameraId;
 use crate::capture::CaptureConfig;
@@ -31,6 +33,7 @@ pub use codes::{CODES, CodeDefaults, defaults_of, rule_of};
 pub use health::HealthConfig;
 pub use hours::Calendar;
 pub use keys::reference;
+pub use layers::{DESIRED, Desired, LayerPlace, parse_over};
 pub use parse::{
     BrokerAddress, Parsed, SourceUrl, broker_address, load, parse, read_file, source_url,
 };
@@ -43,6 +46,8 @@ pub use section::{Located, Place};
 pub struct SiteConfig {
     /// Where it was read from.
     pub file: PathBuf,
+    /// SHA-256 of its text, 64 hex digits.
+    pub revision: String,
     /// `[site]`.
     pub identity: SiteIdentity,
     /// `site.state_dir`.
@@ -63,6 +68,8 @@ pub struct SiteConfig {
     pub cameras: Vec<CameraConfig>,
     /// `[[rule]]`; a [`crate::base::ids::RuleIx`] is an index into it.
     pub rules: Vec<RuleDraft>,
+    /// What the centre wants of it, if that is laid over the file.
+    pub desired: Option<LayerPlace>,
 }
 
 /// One camera.
@@ -78,6 +85,8 @@ pub struct CameraConfig {
     pub decode: DecodeConfig,
     /// What makes a finding about it.
     pub device: DeviceConfig,
+    /// How far its clock may be off; `None`: not judged.
+    pub clock_limit: Option<Duration>,
 }
 
 /// One rule before the models are loaded; [`resolve_rules`] finishes it.

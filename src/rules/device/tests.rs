@@ -16,7 +16,7 @@ struct Site {
 impl Site {
     fn new(config: DeviceConfig) -> Self {
         Self {
-            watch: DeviceWatch::new(vec![config], SITE),
+            watch: DeviceWatch::new([(CameraIx(0), config)].into(), SITE),
             now_s: 1000,
             is_business: true,
         }
@@ -168,6 +168,31 @@ fn an_open_finding_goes_on_after_a_restart_with_its_next_revision() {
         ..open
     };
     assert_eq!(again.watch.restore(vec![other.clone()]), [other]);
+}
+
+#[test]
+fn another_config_goes_on_with_what_is_open_and_gives_up_what_it_does_not_look_for() {
+    let mut site = Site::new(DeviceConfig::default());
+    let opened = site.looks(61, fault(DeviceFault::Offline)).remove(0);
+    let other = DeviceConfig {
+        clear: Duration::from_secs(3),
+        ..DeviceConfig::default()
+    };
+    let none = site.watch.retune([(CameraIx(0), other)].into());
+    assert!(none.is_empty(), "{none:?}");
+    let closed = site.looks(5, Sight::Fine);
+    assert_eq!(short(&closed), [(DeviceFault::Offline, Phase::Closed, 2)]);
+    assert_eq!(closed[0].finding, opened.finding);
+    let opened = site.looks(61, fault(DeviceFault::Offline)).remove(0);
+    let off = DeviceConfig {
+        off: BTreeSet::from([DeviceFault::Offline]),
+        ..DeviceConfig::default()
+    };
+    let orphans = site.watch.retune([(CameraIx(0), off)].into());
+    assert_eq!(orphans, vec![opened.finding]);
+    assert_eq!(site.looks(100, fault(DeviceFault::Offline)), []);
+    let opened = site.looks(1, fault(DeviceFault::Frozen)).remove(0);
+    assert_eq!(site.watch.retune(BTreeMap::new()), vec![opened.finding]);
 }
 
 #[test]
