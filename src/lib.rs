@@ -17,17 +17,25 @@
 //! | q3 analysed pictures | a bounded channel, made in `app::site` | 2 per worker | the worker waits, so q2 overflows instead | `detections_queued` |
 //! | q4 findings | [`uplink::StoreHandle::commit_finding`] | 1, blocking | rules wait until it is on the disk | `store_wait_microseconds_total` |
 //! | outbox | [`uplink::Store`], SQLite | the disk | grows until acknowledged | `outbox_records`, `outbox_bytes`, `outbox_oldest_seconds` |
+//! | commands | `uplink::Inbox` | 8 not acknowledged, 120 at once and 2 a second | the broker keeps them; those that come faster are dropped | `commands_dropped_total{reason}` |
 //! | in flight | `uplink::delivery` | `uplink.window` | the outbox waits | `uplink_published_total`, `uplink_acked_total` |
 //!
 //! # Threads and tasks
 //!
-//! * one tokio task per camera (capture), one for the uplink, one per camera that follows its health;
+//! * one tokio task per camera (capture), one for the uplink, one that takes commands in and one that
+//!   does them, one per camera that follows its health;
 //! * one OS thread per camera that decodes, N that run the models (cores less one), one for track,
 //!   rules and evidence, one that owns the database;
 //! * each beats ([`base::heartbeat`]); systemd's watchdog is fed only while all of them do.
 //!
 //! Track, rules and evidence share one plain thread, not a tokio task: they block on the disk by
 //! design, since a finding must be durable before the next is decided.
+//!
+//! # While it runs
+//!
+//! A camera, the workers and the lines to the broker begin and end by themselves (`app::site`,
+//! `app::camera_unit`), so another config touches only what it changes (`app::reload`). A camera keeps
+//! its [`base::ids::CameraSlots`] slot for the life of the process.
 //!
 //! # Who may import whom
 //!

@@ -62,6 +62,9 @@ metrics! {
     UplinkPublished => "uplink_published_total", "Records handed to the broker, repeats included.";
     UplinkAcked => "uplink_acked_total", "Records acknowledged.";
     UplinkRefused => "uplink_refused_total", "PubAcks that were no delivery, by reason code.";
+    CommandsAnswered => "commands_answered_total", "Commands of the centre answered, by command and outcome.";
+    CommandsRepeated => "commands_repeated_total", "Commands that came again and were not executed again.";
+    CommandsDropped => "commands_dropped_total", "Commands or answers to them not looked at or not sent, by reason (rate, unreadable, reply).";
     UplinkTelemetryDropped => "uplink_telemetry_dropped_total", "Telemetry messages not sent because the line was busy.";
 }
 

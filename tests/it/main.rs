@@ -12,7 +12,9 @@
 mod architecture;
 mod broker;
 mod camera;
+mod centre;
 mod commands;
 mod models;
 mod pipeline;
+mod reload;
 mod support;

@@ -2,13 +2,16 @@
 //!
 //! Nothing here sleeps to wait: each wait is for a line of output, with a limit that only a failure
 //! reaches.
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use mingchu::uplink::{TopicKind, Topics};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -329,6 +332,7 @@ impl Listener {
             let Some(message) = parse(line) else {
                 return false;
             };
+            keeps_the_contract(&message);
             heard.push(message);
             heard.last().is_some_and(&wanted)
         });
@@ -383,13 +387,58 @@ fn parse(line: &str) -> Option<Heard> {
     let payload = if text.is_empty() {
         Value::Null
     } else {
-        serde_json::from_str(text).unwrap()
+        // A test may publish what is no JSON; what the site sends must fit a schema.
+        serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
     };
     Some(Heard {
         topic,
         retained,
         payload,
     })
+}
+
+/// Every message that the site sends fits the schema of its topic, and has no key beside it.
+fn keeps_the_contract(message: &Heard) {
+    static SCHEMAS: OnceLock<BTreeMap<String, jsonschema::Validator>> = OnceLock::new();
+    let schemas = SCHEMAS.get_or_init(|| {
+        let all = mingchu::app::schema::all().into_iter();
+        let strict = |(name, mut schema): (String, Value)| {
+            close(&mut schema);
+            (name, jsonschema::validator_for(&schema).unwrap())
+        };
+        all.map(strict).collect()
+    });
+    let Some((_, _, kind)) = Topics::parse(&message.topic) else {
+        panic!("{} is no topic of the contract", message.topic);
+    };
+    let from_centre = matches!(
+        kind,
+        TopicKind::Receipt | TopicKind::Command(_) | TopicKind::ConfigDesired
+    );
+    // Empty: what was retained is over.
+    if from_centre || message.payload.is_null() {
+        return;
+    }
+    let name = mingchu::app::schema::of_topic(&kind);
+    let name = name.unwrap_or_else(|| panic!("{} has no schema", message.topic));
+    let errors: Vec<String> = schemas[&name]
+        .iter_errors(&message.payload)
+        .map(|e| format!("{}: {e}", e.instance_path()))
+        .collect();
+    let (topic, payload) = (&message.topic, &message.payload);
+    assert!(errors.is_empty(), "{topic}: {errors:#?}\n{payload:#}");
+}
+
+/// Lets no object have keys that its schema does not name. Receivers must; a test of ours must not.
+fn close(schema: &mut Value) {
+    if let Some(object) = schema.as_object_mut() {
+        if object.contains_key("properties") && !object.contains_key("additionalProperties") {
+            object.insert("additionalProperties".to_owned(), Value::from(false));
+        }
+        object.values_mut().for_each(close);
+    } else if let Some(items) = schema.as_array_mut() {
+        items.iter_mut().for_each(close);
+    }
 }
 
 /// A site's folder with its config.
