@@ -651,7 +651,11 @@ impl Desk {
                 stale.saturating_add(1)
             };
             last = now;
-            let online = self.camera_state(camera) == Some(CameraState::Online);
+            let online = matches!(
+                self.camera_state(camera),
+                // A clock that is off does not make it blind.
+                Some(CameraState::Online | CameraState::ClockSkew)
+            );
             watched += u32::from(online && stale < FRESH_LOOKS);
         }
         watched
