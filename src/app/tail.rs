@@ -13,8 +13,9 @@ use crate::base::ids::Name;
 use crate::base::secret::Secret;
 use crate::base::time::UtcMicros;
 use crate::uplink::{
-    ALL_SITES, AckBy, CameraState, CameraStatus, FindingEvent, FindingPhase, Heard, Message,
-    SiteIdentity, SiteStatus, Subscriber, Telemetry, TlsConfig, TopicKind, Topics, UplinkConfig,
+    ALL_SITES, AckBy, CameraState, CameraStatus, CommandResult, CoverageReport, Event,
+    FindingEvent, FindingPhase, Heard, Message, Notice, SiteIdentity, SiteStatus, Subscriber,
+    Telemetry, TlsConfig, TopicKind, Topics, UplinkConfig,
 };
 
 /// What to follow and how.
@@ -196,13 +197,44 @@ impl View {
             }
             // Active: the same findings again, for whoever connects later.
             TopicKind::Telemetry | TopicKind::Active(_) => Ok(None),
-            TopicKind::Receipt => Ok(Some(terminal.paint(
+            TopicKind::Coverage => {
+                serde_json::from_slice(payload).map(|c| Some(coverage_line(&site, &c, terminal)))
+            }
+            TopicKind::Notice => serde_json::from_slice(payload).map(|n: Event<Notice>| {
+                let (time, data) = (clock_of(n.data.at), n.data);
+                let word = terminal.paint(Tone::Warn, format_args!("{:<8}", data.kind));
+                Some(format!("{time}  {site}  {word}  {}", data.text))
+            }),
+            TopicKind::CommandResult(_) => {
+                serde_json::from_slice(payload).map(|r: Event<CommandResult>| {
+                    let (time, data) = (clock_of(r.data.at), r.data);
+                    let tone = if data.outcome == "done" {
+                        Tone::Good
+                    } else {
+                        Tone::Warn
+                    };
+                    let word = terminal.paint(tone, format_args!("{:<8}", data.outcome));
+                    let (name, text) = (data.command, data.text);
+                    Some(format!("{time}  {site}  {word}  command {name}  {text}"))
+                })
+            }
+            TopicKind::Evidence(finding, n) => Ok(Some(terminal.paint(
                 Tone::Faint,
                 format_args!(
-                    "          {site}  receipt {}",
-                    String::from_utf8_lossy(payload)
+                    "          {site}  evidence {n} of {finding}, {} bytes",
+                    payload.len()
                 ),
             ))),
+            TopicKind::Receipt => Ok(Some(from_centre(&site, "receipt", payload, terminal))),
+            TopicKind::Command(name) => {
+                let what = format!("command {name}");
+                Ok(Some(from_centre(&site, &what, payload, terminal)))
+            }
+            TopicKind::ConfigDesired => Ok(Some(terminal.paint(
+                Tone::Faint,
+                format_args!("          {site}  config desired"),
+            ))),
+            TopicKind::ConfigReported => Ok(Some(from_centre(&site, "config", payload, terminal))),
             TopicKind::Other(rest) => Ok(Some(
                 terminal.paint(Tone::Faint, format_args!("          {site}  {rest}")),
             )),
@@ -223,6 +255,38 @@ impl View {
         self.shown.insert(message.topic.clone(), text);
         is_news.then_some(line)
     }
+}
+
+/// A short message as it is.
+fn from_centre(site: &str, what: &str, payload: &[u8], terminal: Terminal) -> String {
+    let text = String::from_utf8_lossy(payload);
+    let short: String = text.chars().take(200).collect();
+    terminal.paint(
+        Tone::Faint,
+        format_args!("          {site}  {what} {short}"),
+    )
+}
+
+/// How much of an hour was watched, and why the rest was not.
+fn coverage_line(site: &str, event: &Event<CoverageReport>, terminal: Terminal) -> String {
+    let report = &event.data;
+    let mut line = format!("{}  {site}  watched ", clock_of(report.hour));
+    for (i, camera) in report.cameras.iter().enumerate() {
+        let blind: u64 = camera.blind_ms.values().sum();
+        let all = (camera.watched_ms + blind).max(1);
+        let tone = if blind * 100 > all {
+            Tone::Warn
+        } else {
+            Tone::Good
+        };
+        let share = format!("{:.1} %", 100.0 * camera.watched_ms as f64 / all as f64);
+        let comma = if i > 0 { ", " } else { "" };
+        line += &format!("{comma}{} {}", camera.camera, terminal.paint(tone, share));
+        if let Some((cause, ms)) = camera.blind_ms.iter().max_by_key(|(_, ms)| **ms) {
+            line += &format!(" ({cause} {} s)", ms / 1000);
+        }
+    }
+    line
 }
 
 fn status_line(site: &str, status: &SiteStatus, terminal: Terminal) -> String {
@@ -279,6 +343,7 @@ fn finding_line(site: &str, event: &FindingEvent, terminal: Terminal) -> String 
         FindingPhase::Opened => terminal.paint(Tone::Bad, "FOUND   "),
         FindingPhase::Updated => terminal.paint(Tone::Warn, "goes on "),
         FindingPhase::Closed => terminal.paint(Tone::Good, "closed  "),
+        FindingPhase::Reopened => terminal.paint(Tone::Bad, "AGAIN   "),
     };
     let zone = f
         .camera

@@ -12,6 +12,7 @@ mod config;
 mod delivery;
 mod mqtt;
 mod payload;
+mod record;
 mod run;
 mod store;
 mod subscriber;
@@ -20,11 +21,14 @@ mod topics;
 pub use config::{AckBy, SiteIdentity, TlsConfig, UplinkConfig};
 pub use mqtt::{LinkError, Message};
 pub use payload::{
-    CameraRef, CameraReport, CameraState, CameraStatus, ClockRef, EvidenceRef, FindingData,
+    CameraRef, CameraReport, CameraState, CameraStatus, ClockRef, Event, EvidenceRef, FindingData,
     FindingEvent, FindingPhase, ModelRef, ObjectRef, OutboxStatus, Receipt, RuleRef, SiteRef,
     SiteStatus, Telemetry,
 };
+pub use record::{
+    CameraCoverage, Change, CommandResult, CoverageReport, Notice, RecordBody, RecordKind, Shelf,
+};
 pub use run::{SiteState, Uplink, UplinkHealth, check};
-pub use store::{Batch, Cursor, Record, Store, StoreError, StoreHandle};
+pub use store::{Batch, Cursor, LedgerEntry, Record, Store, StoreError, StoreHandle};
 pub use subscriber::{Heard, Subscriber};
 pub use topics::{ALL_SITES, TopicKind, Topics};

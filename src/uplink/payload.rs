@@ -17,7 +17,7 @@ pub const FINDING_CONTENT_TYPE: &str = "application/cloudevents+json";
 pub const JSON_CONTENT_TYPE: &str = "application/json";
 
 /// Times as RFC 3339 text. Reading keeps microseconds if they are given.
-mod rfc3339 {
+pub(super) mod rfc3339 {
     use super::{Deserialize, Deserializer, Serializer, UtcMicros};
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
@@ -70,20 +70,20 @@ fn all_rounded<S: Serializer>(v: &[f32], s: S) -> Result<S::Ok, S::Error> {
     s.collect_seq(v.iter().map(|v| rounded(*v)))
 }
 
-/// A finding's revision as a CloudEvent 1.0 in structured JSON. Receivers upsert on
-/// (`source`, `id`): duplicates are expected.
+/// A record as a CloudEvent 1.0 in structured JSON. Receivers upsert on (`source`, `id`): duplicates
+/// are expected.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct FindingEvent {
+pub struct Event<T> {
     /// Always `1.0`.
     pub specversion: String,
-    /// `<finding>.<revision>`.
+    /// The same however often it is sent; of a finding `<finding>.<revision>`.
     pub id: String,
     /// `//mingchu/{region}/{site}`.
     pub source: String,
-    /// `cn.mingchu.finding.{opened|updated|closed}.v1`.
+    /// `cn.mingchu.….v1`; of a finding `cn.mingchu.finding.{opened|updated|closed|reopened}.v1`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// `camera/{id}`.
+    /// What it is about; of a finding `camera/{id}`.
     pub subject: String,
     /// When the record was committed; the same however often it is sent.
     #[serde(with = "rfc3339")]
@@ -92,19 +92,30 @@ pub struct FindingEvent {
     pub datacontenttype: String,
     /// Number of the record in its site, from 1, without gaps.
     pub seq: u64,
-    /// The revision itself.
-    pub data: FindingData,
+    /// The record itself.
+    pub data: T,
 }
 
-impl FindingEvent {
+/// A revision of a finding over the wire.
+pub type FindingEvent = Event<FindingData>;
+
+impl<T> Event<T> {
     /// Wraps `data`, committed as record `seq` at `time`.
-    pub fn new(site: &SiteIdentity, seq: u64, time: UtcMicros, data: FindingData) -> Self {
+    pub fn wrap(
+        source: &str,
+        seq: u64,
+        time: UtcMicros,
+        id: String,
+        kind: String,
+        subject: String,
+        data: T,
+    ) -> Self {
         Self {
             specversion: "1.0".to_owned(),
-            id: format!("{}.{}", data.finding, data.revision),
-            source: format!("//mingchu/{}/{}", site.region, site.site),
-            kind: format!("cn.mingchu.finding.{}.v1", data.phase.as_str()),
-            subject: format!("camera/{}", data.camera.id),
+            id,
+            source: source.to_owned(),
+            kind,
+            subject,
             time,
             datacontenttype: "application/json".to_owned(),
             seq,
@@ -113,7 +124,12 @@ impl FindingEvent {
     }
 }
 
-/// Where a finding is in its life. Closed is final.
+/// Who speaks, in an event's `source`.
+pub fn source_of(site: &SiteIdentity) -> String {
+    format!("//mingchu/{}/{}", site.region, site.site)
+}
+
+/// Where a finding is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FindingPhase {
@@ -123,6 +139,8 @@ pub enum FindingPhase {
     Updated,
     /// It is over.
     Closed,
+    /// It came back within its rule's cool-down after it was closed.
+    Reopened,
 }
 
 impl FindingPhase {
@@ -132,6 +150,7 @@ impl FindingPhase {
             Self::Opened => "opened",
             Self::Updated => "updated",
             Self::Closed => "closed",
+            Self::Reopened => "reopened",
         }
     }
 }
@@ -504,7 +523,10 @@ pub(super) mod tests {
     #[test]
     fn a_finding_is_a_cloud_event() {
         let data = finding(1, 3, FindingPhase::Updated);
-        insta::assert_snapshot!(wire(&FindingEvent::new(&site(), 48_211, T, data)), @r#"
+        let body = crate::uplink::RecordBody::Finding(Box::new(data));
+        let event = body.event(&source_of(&site()), 48_211, T, false);
+        let event: FindingEvent = serde_json::from_slice(&event).unwrap();
+        insta::assert_snapshot!(wire(&event), @r#"
         {
           "specversion": "1.0",
           "id": "01935c3a-0000-7000-8000-000000000001.3",

@@ -32,10 +32,11 @@ use super::mqtt::{
     Link, LinkError, LinkEvent, LinkOptions, Message, Outbound, PublishError, Will, load_tls,
 };
 use super::payload::{
-    CameraReport, CameraStatus, FINDING_CONTENT_TYPE, FindingEvent, FindingPhase,
-    JSON_CONTENT_TYPE, Receipt, SiteStatus, Telemetry,
+    CameraReport, CameraStatus, FINDING_CONTENT_TYPE, FindingData, FindingPhase, JSON_CONTENT_TYPE,
+    Receipt, SiteStatus, Telemetry, source_of,
 };
-use super::store::{Batch, Cursor, Record, StoreError, StoreHandle};
+use super::record::RecordBody;
+use super::store::{Batch, Cursor, LedgerEntry, Record, StoreError, StoreHandle};
 use super::topics::Topics;
 use crate::base::backoff::Backoff;
 use crate::base::heartbeat::{Heartbeat, Heartbeats};
@@ -136,11 +137,11 @@ impl Deliverable for Record {
     }
 
     fn urgent(&self) -> bool {
-        self.data.class == 1
+        self.body.class() == 1
     }
 
     fn topic_key(&self) -> &str {
-        &self.data.code
+        &self.topic_tail
     }
 }
 
@@ -492,7 +493,7 @@ struct Session<'a> {
     /// The last read found no more, or the one under way is to find it all; wait for a commit.
     exhausted: bool,
     /// What is open, read once, before any record.
-    opening: Option<BoxFuture<'static, Result<Vec<Record>, StoreError>>>,
+    opening: Option<BoxFuture<'static, Result<Vec<LedgerEntry>, StoreError>>>,
     reading: Option<BoxFuture<'static, Result<Batch, StoreError>>>,
     /// Not before, after the store failed.
     read_at: MonoMicros,
@@ -501,7 +502,7 @@ struct Session<'a> {
     cameras_due: BTreeSet<Name>,
     /// What the broker keeps of each camera.
     cameras_told: BTreeMap<Name, CameraReport>,
-    actives: VecDeque<Record>,
+    actives: VecDeque<LedgerEntry>,
     /// The record whose `active` goes before it, and what the link had no room for.
     pending: VecDeque<(Tag, Outbound)>,
     telemetry_at: MonoMicros,
@@ -649,7 +650,7 @@ impl Session<'_> {
         }
     }
 
-    fn on_opened(&mut self, opened: Result<Vec<Record>, StoreError>) {
+    fn on_opened(&mut self, opened: Result<Vec<LedgerEntry>, StoreError>) {
         match opened {
             Ok(open) => self.actives = open.into(),
             Err(e) => tracing::warn!(err = %e.chain(), "open findings not told"),
@@ -716,13 +717,13 @@ impl Session<'_> {
 
     fn own_problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        for (code, reason) in self.delivery.holds() {
+        for (topic, reason) in self.delivery.holds() {
             problems.push(match reason {
                 HoldReason::NobodySubscribes => {
-                    format!("nobody subscribes to finding/{code} at the broker: is the centre up? its records wait")
+                    format!("nobody subscribes to {topic} at the broker: is the centre up? its records wait")
                 }
                 HoldReason::Refused(reason) => {
-                    format!("broker refuses finding/{code} ({reason:#04x}): see its access list; its records wait")
+                    format!("broker refuses {topic} ({reason:#04x}): see its access list; its records wait")
                 }
             });
         }
@@ -855,61 +856,57 @@ impl Session<'_> {
             return Some((Tag::Other("camera status"), self.camera_status(name)));
         }
         if let Some(open) = self.actives.pop_front() {
-            return Some((Tag::Other("active"), self.active(&open, true)));
+            let active = self.active(&open.data, open.seq, open.created, true);
+            return Some((Tag::Other("active"), active));
         }
         loop {
             let (record, replayed) = self.delivery.next(now)?;
             let record = record.clone();
             let seq = record.seq;
-            let Ok(code) = Name::new(&record.data.code) else {
+            let Some(topic) = self.topics.of_record(&record.topic_tail) else {
                 self.delivery.give_up(seq);
-                self.park(
-                    seq,
-                    format!("code {:?} is no topic level", record.data.code),
-                );
+                let reason = format!("{:?} is no topic", record.topic_tail);
+                self.park(seq, reason);
                 continue;
             };
             let message = Outbound {
-                topic: self.topics.finding(&code),
-                payload: self.event(&record, replayed),
+                topic,
+                payload: self.event(&record.body, seq, record.created, replayed),
                 acked: true,
                 retain: false,
-                content_type: FINDING_CONTENT_TYPE,
+                content_type: record.body.content_type(),
+            };
+            let Some(data) = record.body.finding() else {
+                return Some((Tag::Record(seq), message));
             };
             if !(record.latest && self.delivery.first_try(seq))
-                && record.data.phase != FindingPhase::Closed
+                && data.phase != FindingPhase::Closed
             {
                 return Some((Tag::Record(seq), message));
             }
             self.pending.push_back((Tag::Record(seq), message));
-            return Some((Tag::Other("active"), self.active(&record, replayed)));
+            let active = self.active(data, seq, record.created, replayed);
+            return Some((Tag::Other("active"), active));
         }
     }
 
-    fn event(&self, record: &Record, replayed: bool) -> Vec<u8> {
-        let mut data = record.data.clone();
-        data.replayed = replayed;
-        json(&FindingEvent::new(
-            &self.up.site,
-            record.seq,
-            record.created,
-            data,
-        ))
+    fn event(&self, body: &RecordBody, seq: u64, created: UtcMicros, replayed: bool) -> Vec<u8> {
+        body.event(&source_of(&self.up.site), seq, created, replayed)
     }
 
-    fn active(&self, record: &Record, replayed: bool) -> Outbound {
-        let topic = self.topics.active(record.data.finding);
-        if record.data.phase == FindingPhase::Closed {
+    fn active(&self, data: &FindingData, seq: u64, created: UtcMicros, replayed: bool) -> Outbound {
+        let topic = self.topics.active(data.finding);
+        if data.phase == FindingPhase::Closed {
             // An empty payload makes the broker forget what it kept.
             return Outbound {
                 content_type: "",
                 ..retained(topic, Vec::new())
             };
         }
-        let event = self.event(record, replayed);
+        let body = RecordBody::Finding(Box::new(data.clone()));
         Outbound {
             content_type: FINDING_CONTENT_TYPE,
-            ..retained(topic, event)
+            ..retained(topic, self.event(&body, seq, created, replayed))
         }
     }
 

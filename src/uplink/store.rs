@@ -13,15 +13,16 @@
 //!   uplink reads in small batches and keeps its own memory of what is on its way.
 //!
 //! # Format
-//! One SQLite file in WAL mode, `user_version` 1, and beside it `<file>.lock`, on which the process
+//! One SQLite file in WAL mode, `user_version` 2 (1 is upgraded when it is opened), and beside it `<file>.lock`, on which the process
 //! holds a lock for as long as it lives (a second daemon is refused; SQLite's own locks would let it
 //! in between two transactions, and both would publish).
 //!
 //! | table | what |
 //! | --- | --- |
 //! | `meta(key, value)` | `last_seq`, `epoch` |
-//! | `outbox(seq, finding, revision, code, class, created_utc, bytes, parked, payload)` | records not acknowledged; `parked` is null or the reason; `payload` is [`FindingData`] as JSON |
+//! | `outbox(seq, subject, revision, code, class, created_utc, bytes, parked, payload, kind)` | records not acknowledged; `parked` is null or the reason; `payload` is the [`RecordBody`] of `kind` as JSON; `subject` is the finding's UUID and `revision` its revision, for other kinds the event's id and 0 |
 //! | `ledger(finding, revision, seq, open, updated_utc, payload)` | the newest revision of every finding; closed ones go after 90 days |
+//! | `shelf(shelf, key, updated_utc, body)` | small durable tables of JSON by key, one for each [`Shelf`] |
 //!
 //! # Operation
 //! The thread takes what waits in its channel (64 commands at most), puts all writes into one
@@ -50,12 +51,13 @@ use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
 use super::payload::{FindingData, FindingPhase, OutboxStatus};
+use super::record::{Change, RecordBody, RecordKind, Shelf};
 use crate::base::heartbeat::{Heartbeat, Heartbeats};
 use crate::base::metrics::{Counter, Metric, Metrics};
 use crate::base::time::{MonoMicros, SharedClock, UtcMicros};
 
 /// Layout of the file this version writes.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 /// Commands that may wait. Rules wait when it is full, which takes a stuck disk.
 const QUEUE: usize = 256;
 /// Commands that share a transaction at most.
@@ -74,14 +76,27 @@ const PRUNE_EVERY: Duration = Duration::from_secs(24 * 3600);
 const SCHEMA: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE outbox (
-  seq INTEGER PRIMARY KEY, finding BLOB NOT NULL, revision INTEGER NOT NULL, code TEXT NOT NULL,
+  seq INTEGER PRIMARY KEY, subject BLOB NOT NULL, revision INTEGER NOT NULL, code TEXT NOT NULL,
   class INTEGER NOT NULL, created_utc INTEGER NOT NULL, bytes INTEGER NOT NULL, parked TEXT,
-  payload TEXT NOT NULL);
+  payload TEXT NOT NULL, kind TEXT NOT NULL DEFAULT 'finding');
 CREATE INDEX outbox_urgent ON outbox(seq) WHERE class = 1;
 CREATE TABLE ledger (
   finding BLOB PRIMARY KEY, revision INTEGER NOT NULL, seq INTEGER NOT NULL, open INTEGER NOT NULL,
   updated_utc INTEGER NOT NULL, payload TEXT NOT NULL);
 CREATE INDEX ledger_open ON ledger(seq) WHERE open = 1;
+";
+
+/// What layout 2 has beside layout 1: records of other kinds, and the shelves.
+const SCHEMA_2: &str = "
+CREATE INDEX outbox_others ON outbox(subject) WHERE kind <> 'finding';
+CREATE TABLE shelf (
+  shelf TEXT NOT NULL, key TEXT NOT NULL, updated_utc INTEGER NOT NULL, body TEXT NOT NULL,
+  PRIMARY KEY (shelf, key)) WITHOUT ROWID;
+";
+/// Makes the outbox of layout 1 one of layout 2.
+const FROM_1_TO_2: &str = "
+ALTER TABLE outbox RENAME COLUMN finding TO subject;
+ALTER TABLE outbox ADD COLUMN kind TEXT NOT NULL DEFAULT 'finding';
 ";
 
 /// What went wrong, by what can be done about it.
@@ -176,7 +191,7 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
-/// A committed finding revision.
+/// A committed record.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     /// Its number, from 1.
@@ -184,9 +199,22 @@ pub struct Record {
     /// When it was committed.
     pub created: UtcMicros,
     /// What was committed.
-    pub data: FindingData,
-    /// Whether the ledger knows no newer revision, as of the read.
+    pub body: RecordBody,
+    /// See [`RecordBody::topic_tail`]; kept because delivery asks often.
+    pub topic_tail: String,
+    /// Of a finding: whether the ledger knows no newer revision, as of the read. True of others.
     pub latest: bool,
+}
+
+/// The newest revision of a finding in the ledger.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LedgerEntry {
+    /// The record's number.
+    pub seq: u64,
+    /// When it was committed.
+    pub created: UtcMicros,
+    /// The revision.
+    pub data: FindingData,
 }
 
 /// How far delivery has read. The default is the beginning.
@@ -210,13 +238,15 @@ pub struct Batch {
 type Reply<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
 
 enum Command {
-    Commit(Box<FindingData>, Reply<u64>),
+    Commit(Vec<Change>, Reply<Vec<u64>>),
     Acked(Vec<u64>, Reply<()>),
     Park(u64, String, Reply<()>),
     Unpark(Reply<u64>),
     NextEpoch(Reply<u64>),
     Read(Cursor, usize, Reply<Batch>),
-    OpenFindings(Reply<Vec<Record>>),
+    OpenFindings(Reply<Vec<LedgerEntry>>),
+    Finding(Uuid, Reply<Option<LedgerEntry>>),
+    Shelf(Shelf, Reply<Vec<(String, String)>>),
     Close,
 }
 
@@ -239,14 +269,57 @@ impl StoreHandle {
     /// calling again is safe even if the disk took it after all. [`StoreError::Stale`] and
     /// [`StoreError::Closed`]: calling again is of no use.
     pub fn commit_finding(&self, data: FindingData) -> Result<u64, StoreError> {
-        self.blocking(|reply| Command::Commit(Box::new(data), reply))
+        let seqs = self.commit(vec![Change::Record(RecordBody::Finding(Box::new(data)))])?;
+        Ok(seqs.first().copied().unwrap_or_default())
+    }
+
+    /// Commits all of `changes` together, blocking until they are on the disk, and returns the `seq`
+    /// of each record among them, in order. A record that is in the outbox already, by event id, is
+    /// not stored twice. Not for async code.
+    ///
+    /// # Errors
+    /// As [`StoreHandle::commit_finding`]; nothing of `changes` was stored then.
+    pub fn commit(&self, changes: Vec<Change>) -> Result<Vec<u64>, StoreError> {
+        self.blocking(|reply| Command::Commit(changes, reply))
+    }
+
+    /// The same for async code.
+    ///
+    /// # Errors
+    /// As [`StoreHandle::commit`].
+    pub async fn commit_soon(&self, changes: Vec<Change>) -> Result<Vec<u64>, StoreError> {
+        self.call(|reply| Command::Commit(changes, reply)).await
+    }
+
+    /// All entries of a shelf, by key. Blocking; not for async code.
+    ///
+    /// # Errors
+    /// The store cannot be read, or is closed.
+    pub fn shelf(&self, shelf: Shelf) -> Result<Vec<(String, String)>, StoreError> {
+        self.blocking(|reply| Command::Shelf(shelf, reply))
+    }
+
+    /// The same for async code.
+    ///
+    /// # Errors
+    /// As [`StoreHandle::shelf`].
+    pub async fn read_shelf(&self, shelf: Shelf) -> Result<Vec<(String, String)>, StoreError> {
+        self.call(|reply| Command::Shelf(shelf, reply)).await
+    }
+
+    /// The newest revision of a finding, open or not, unless it was forgotten.
+    ///
+    /// # Errors
+    /// The store cannot be read, or is closed.
+    pub async fn read_finding(&self, finding: Uuid) -> Result<Option<LedgerEntry>, StoreError> {
+        self.call(|reply| Command::Finding(finding, reply)).await
     }
 
     /// The newest revision of every finding that is open, by `seq`. Blocking; not for async code.
     ///
     /// # Errors
     /// The store cannot be read, or is closed.
-    pub fn open_findings(&self) -> Result<Vec<Record>, StoreError> {
+    pub fn open_findings(&self) -> Result<Vec<LedgerEntry>, StoreError> {
         self.blocking(Command::OpenFindings)
     }
 
@@ -254,7 +327,7 @@ impl StoreHandle {
     ///
     /// # Errors
     /// As [`StoreHandle::open_findings`].
-    pub async fn read_open_findings(&self) -> Result<Vec<Record>, StoreError> {
+    pub async fn read_open_findings(&self) -> Result<Vec<LedgerEntry>, StoreError> {
         self.call(Command::OpenFindings).await
     }
 
@@ -506,9 +579,9 @@ impl Store {
         let mut reads = Vec::new();
         for command in group {
             match command {
-                Command::Commit(data, reply) => {
-                    writes.push(Write::Commit(data));
-                    answers.push(Answer::Number(reply));
+                Command::Commit(changes, reply) => {
+                    writes.push(Write::Commit(changes));
+                    answers.push(Answer::Numbers(reply));
                 }
                 Command::Acked(seqs, reply) => {
                     writes.push(Write::Acked(seqs));
@@ -542,7 +615,7 @@ impl Store {
                     tracing::error!(err = %e.chain(), "store cannot be written");
                     for answer in answers {
                         let result = match &answer {
-                            Answer::Epoch(_) => Ok(self.unsaved_epoch()),
+                            Answer::Epoch(_) => Ok(vec![self.unsaved_epoch()]),
                             _ => Err(e.clone()),
                         };
                         answer.give(result);
@@ -556,13 +629,17 @@ impl Store {
                     reply(self.mending(|store| store.read(cursor, limit)));
                 }
                 Command::OpenFindings(reply) => reply(self.mending(|store| store.open_findings())),
+                Command::Finding(finding, reply) => {
+                    reply(self.mending(|store| store.finding(finding)));
+                }
+                Command::Shelf(shelf, reply) => reply(self.mending(|store| store.shelf(shelf))),
                 _ => unreachable!("writes were taken out above"),
             }
         }
     }
 
     /// All of `writes` in one transaction, or none.
-    fn write(&mut self, writes: &[Write]) -> Result<Vec<Result<u64, StoreError>>, StoreError> {
+    fn write(&mut self, writes: &[Write]) -> Result<Vec<Numbers>, StoreError> {
         self.mend()?;
         let now = self.clock.utc();
         match apply(&mut self.conn, self.totals, writes, now) {
@@ -654,11 +731,11 @@ impl Store {
             let after = if urgent { cursor.urgent } else { cursor.others };
             let sql = if urgent {
                 "SELECT seq, created_utc, payload, revision,
-                   (SELECT revision FROM ledger l WHERE l.finding = o.finding)
+                   (SELECT revision FROM ledger l WHERE l.finding = o.subject), kind
                  FROM outbox o WHERE class = 1 AND parked IS NULL AND seq > ?1 ORDER BY seq LIMIT ?2"
             } else {
                 "SELECT seq, created_utc, payload, revision,
-                   (SELECT revision FROM ledger l WHERE l.finding = o.finding)
+                   (SELECT revision FROM ledger l WHERE l.finding = o.subject), kind
                  FROM outbox o WHERE class <> 1 AND parked IS NULL AND seq > ?1 ORDER BY seq LIMIT ?2"
             };
             let mut last = after;
@@ -669,16 +746,17 @@ impl Store {
                 left -= 1;
                 let text = row.get_ref(2)?.as_bytes().map_err(rusqlite::Error::from)?;
                 let revision: u32 = row.get(3)?;
-                match serde_json::from_slice(text) {
-                    Ok(data) => batch.records.push(Record {
+                match body_of(&row.get::<_, String>(5)?, text) {
+                    Ok(body) => batch.records.push(Record {
                         seq: last as u64,
                         created: UtcMicros(row.get(1)?),
-                        data,
+                        topic_tail: body.topic_tail(),
+                        body,
                         latest: row
                             .get::<_, Option<u32>>(4)?
                             .is_none_or(|known| known <= revision),
                     }),
-                    Err(e) => unreadable.push((last as u64, format!("unreadable: {e}"))),
+                    Err(why) => unreadable.push((last as u64, format!("unreadable: {why}"))),
                 }
             }
             if urgent {
@@ -695,7 +773,40 @@ impl Store {
         Ok(batch)
     }
 
-    fn open_findings(&self) -> Result<Vec<Record>, StoreError> {
+    fn shelf(&self, shelf: Shelf) -> Result<Vec<(String, String)>, StoreError> {
+        let sql = "SELECT key, body FROM shelf WHERE shelf = ?1 ORDER BY key";
+        let mut statement = self.conn.prepare_cached(sql)?;
+        let rows = statement.query_map([shelf.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    fn finding(&self, finding: Uuid) -> Result<Option<LedgerEntry>, StoreError> {
+        let sql = "SELECT seq, updated_utc, payload FROM ledger WHERE finding = ?1";
+        let row = self
+            .conn
+            .prepare_cached(sql)?
+            .query_row([finding.as_bytes()], |row| {
+                Ok((
+                    row.get::<_, i64>(0)?,
+                    row.get::<_, i64>(1)?,
+                    row.get::<_, String>(2)?,
+                ))
+            })
+            .optional()?;
+        let entry = row.and_then(|(seq, created, text)| {
+            let data = serde_json::from_str(&text);
+            let data = data
+                .inspect_err(|e| tracing::error!(%finding, err = %e, "ledger entry is unreadable"));
+            Some(LedgerEntry {
+                seq: seq as u64,
+                created: UtcMicros(created),
+                data: data.ok()?,
+            })
+        });
+        Ok(entry)
+    }
+
+    fn open_findings(&self) -> Result<Vec<LedgerEntry>, StoreError> {
         let sql = "SELECT seq, updated_utc, payload FROM ledger WHERE open = 1 ORDER BY seq";
         let mut statement = self.conn.prepare_cached(sql)?;
         let mut rows = statement.query([])?;
@@ -704,11 +815,10 @@ impl Store {
             let seq: i64 = row.get(0)?;
             let text = row.get_ref(2)?.as_bytes().map_err(rusqlite::Error::from)?;
             match serde_json::from_slice(text) {
-                Ok(data) => open.push(Record {
+                Ok(data) => open.push(LedgerEntry {
                     seq: seq as u64,
                     created: UtcMicros(row.get(1)?),
                     data,
-                    latest: true,
                 }),
                 Err(e) => {
                     tracing::error!(seq, err = %e, "open finding in the ledger is unreadable");
@@ -757,7 +867,7 @@ impl Store {
 }
 
 enum Write {
-    Commit(Box<FindingData>),
+    Commit(Vec<Change>),
     Acked(Vec<u64>),
     Park(u64, String),
     Unpark,
@@ -765,21 +875,27 @@ enum Write {
 }
 
 enum Answer {
+    Numbers(Reply<Vec<u64>>),
     Number(Reply<u64>),
     Epoch(Reply<u64>),
     Done(Reply<()>),
 }
 
 impl Answer {
-    fn give(self, result: Result<u64, StoreError>) {
+    fn give(self, result: Numbers) {
         match self {
-            Self::Number(reply) | Self::Epoch(reply) => reply(result),
+            Self::Numbers(reply) => reply(result),
+            Self::Number(reply) | Self::Epoch(reply) => {
+                reply(result.map(|n| n.first().copied().unwrap_or_default()));
+            }
             Self::Done(reply) => reply(result.map(|_| ())),
         }
     }
 }
 
-type Applied = (Totals, Vec<Result<u64, StoreError>>);
+/// What a write answers with: the `seq` of each record, an epoch, a count, or nothing.
+type Numbers = Result<Vec<u64>, StoreError>;
+type Applied = (Totals, Vec<Numbers>);
 
 fn apply(
     conn: &mut Connection,
@@ -791,12 +907,12 @@ fn apply(
     let mut results = Vec::with_capacity(writes.len());
     for write in writes {
         results.push(match write {
-            Write::Commit(data) => commit(&tx, &mut totals, data, now)?,
+            Write::Commit(changes) => commit(&tx, &mut totals, changes, now)?,
             Write::Acked(seqs) => {
                 for &seq in seqs {
                     remove(&tx, &mut totals, seq)?;
                 }
-                Ok(0)
+                Ok(Vec::new())
             }
             Write::Park(seq, reason) => {
                 let sql = "UPDATE outbox SET parked = ?2 WHERE seq = ?1 AND parked IS NULL
@@ -810,7 +926,7 @@ fn apply(
                     totals.bytes -= bytes;
                     totals.parked += 1;
                 }
-                Ok(0)
+                Ok(Vec::new())
             }
             Write::Unpark => {
                 let sql = "SELECT coalesce(sum(bytes), 0) FROM outbox WHERE parked IS NOT NULL";
@@ -819,13 +935,13 @@ fn apply(
                 let n = tx.execute(sql, [])? as i64;
                 totals.records += n;
                 totals.parked -= n;
-                Ok(n as u64)
+                Ok(vec![n as u64])
             }
             Write::NextEpoch => {
                 let sql = "UPDATE meta SET value = max(value, ?1) + 1 WHERE key = 'epoch'
                            RETURNING value";
                 totals.epoch = tx.query_row(sql, [totals.epoch], |row| row.get(0))?;
-                Ok(totals.epoch as u64)
+                Ok(vec![totals.epoch as u64])
             }
         });
     }
@@ -833,67 +949,138 @@ fn apply(
     Ok((totals, results))
 }
 
+/// The body of a stored record; why not, if it is none.
+fn body_of(kind: &str, text: &[u8]) -> Result<RecordBody, String> {
+    let kind =
+        RecordKind::from_word(kind).ok_or_else(|| format!("no kind of record is {kind:?}"))?;
+    RecordBody::from_json(kind, text).map_err(|e| e.to_string())
+}
+
+/// All of `changes`, or none if one of them is refused.
 fn commit(
     tx: &Transaction<'_>,
     totals: &mut Totals,
-    data: &FindingData,
+    changes: &[Change],
     now: UtcMicros,
-) -> rusqlite::Result<Result<u64, StoreError>> {
+) -> rusqlite::Result<Numbers> {
+    let mut stored = Vec::new();
+    for change in changes {
+        if let Change::Record(body) = change {
+            match stored_as(tx, body)? {
+                Ok(seq) => stored.push(seq),
+                Err(stale) => return Ok(Err(stale)),
+            }
+        }
+    }
+    let (mut stored, mut seqs) = (stored.into_iter(), Vec::new());
+    for change in changes {
+        match change {
+            Change::Record(body) => {
+                let seq = if let Some(seq) = stored.next().flatten() {
+                    seq
+                } else {
+                    let seq = bump(tx, "last_seq")?;
+                    let bytes = insert(tx, seq, now.0, None, body)?;
+                    totals.last_seq = seq;
+                    totals.records += 1;
+                    totals.bytes += bytes;
+                    seq
+                };
+                seqs.push(seq as u64);
+            }
+            Change::Put { shelf, key, body } => put(tx, shelf.as_str(), key, now.0, body)?,
+            Change::Delete { shelf, key } => {
+                tx.prepare_cached("DELETE FROM shelf WHERE shelf = ?1 AND key = ?2")?
+                    .execute(params![shelf.as_str(), key])?;
+            }
+        }
+    }
+    Ok(Ok(seqs))
+}
+
+/// The number under which the record is stored already, if it is; an error if it is out of date.
+fn stored_as(
+    tx: &Transaction<'_>,
+    body: &RecordBody,
+) -> rusqlite::Result<Result<Option<i64>, StoreError>> {
+    let Some(data) = body.finding() else {
+        let sql = "SELECT seq FROM outbox WHERE kind <> 'finding' AND subject = ?1";
+        let id = body.event_id();
+        let known = tx
+            .prepare_cached(sql)?
+            .query_row([id.as_bytes()], |row| row.get::<_, i64>(0))
+            .optional()?;
+        return Ok(Ok(known));
+    };
     let known = tx
         .prepare_cached("SELECT revision, seq FROM ledger WHERE finding = ?1")?
         .query_row([data.finding.as_bytes()], |row| {
             Ok((row.get::<_, u32>(0)?, row.get::<_, i64>(1)?))
         })
         .optional()?;
-    match known {
-        Some((known, seq)) if known == data.revision => return Ok(Ok(seq as u64)),
-        Some((known, _)) if known > data.revision => {
-            let (finding, revision) = (data.finding, data.revision);
-            return Ok(Err(StoreError::Stale {
-                finding,
-                revision,
-                known,
-            }));
-        }
-        _ => {}
-    }
-    let seq = bump(tx, "last_seq")?;
-    insert(tx, seq, now.0, None, data)?;
-    totals.last_seq = seq;
-    totals.records += 1;
-    totals.bytes += payload(data).len() as i64;
-    Ok(Ok(seq as u64))
+    Ok(match known {
+        Some((known, seq)) if known == data.revision => Ok(Some(seq)),
+        Some((known, _)) if known > data.revision => Err(StoreError::Stale {
+            finding: data.finding,
+            revision: data.revision,
+            known,
+        }),
+        _ => Ok(None),
+    })
 }
 
-fn payload(data: &FindingData) -> String {
-    serde_json::to_string(data).expect("plain structs with text keys always serialise")
+fn put(
+    tx: &Transaction<'_>,
+    shelf: &str,
+    key: &str,
+    updated_utc: i64,
+    body: &str,
+) -> rusqlite::Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO shelf (shelf, key, updated_utc, body) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (shelf, key) DO UPDATE SET updated_utc = excluded.updated_utc,
+           body = excluded.body",
+    )?
+    .execute(params![shelf, key, updated_utc, body])?;
+    Ok(())
 }
 
-/// One record into outbox and ledger.
+/// One record into the outbox, and a finding's into the ledger; its size.
 fn insert(
     tx: &Transaction<'_>,
     seq: i64,
     created_utc: i64,
     parked: Option<&str>,
-    data: &FindingData,
-) -> rusqlite::Result<()> {
-    let text = payload(data);
+    body: &RecordBody,
+) -> rusqlite::Result<i64> {
+    let text = body.to_json();
+    let id = body.event_id();
+    let (subject, revision, code): (&[u8], u32, &str) = match body.finding() {
+        Some(data) => (data.finding.as_bytes(), data.revision, &data.code),
+        None => (id.as_bytes(), 0, ""),
+    };
+    let bytes = text.len() as i64;
     tx.prepare_cached(
-        "INSERT INTO outbox (seq, finding, revision, code, class, created_utc, bytes, parked, payload)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT INTO outbox (seq, subject, revision, code, class, created_utc, bytes, parked, payload,
+           kind)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?
     .execute(params![
         seq,
-        data.finding.as_bytes(),
-        data.revision,
-        data.code,
-        data.class,
+        subject,
+        revision,
+        code,
+        body.class(),
         created_utc,
-        text.len() as i64,
+        bytes,
         parked,
-        text
+        text,
+        body.kind().as_str()
     ])?;
-    note(tx, seq, created_utc, data, &text)
+    if let Some(data) = body.finding() {
+        note(tx, seq, created_utc, data, &text)?;
+    }
+    Ok(bytes)
 }
 
 /// One revision into the ledger, unless it knows a newer one.
@@ -1009,9 +1196,17 @@ fn open_checked(
     if found == 0 {
         let tx = conn.transaction()?;
         tx.execute_batch(SCHEMA).map_err(open)?;
+        tx.execute_batch(SCHEMA_2).map_err(open)?;
         let epoch = (clock.utc().0 / 1_000_000).max(0);
         let sql = "INSERT INTO meta (key, value) VALUES ('last_seq', 0), ('epoch', ?1)";
         tx.execute(sql, [epoch])?;
+        tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        tx.commit().map_err(open)?;
+    }
+    if found == 1 {
+        let tx = conn.transaction()?;
+        tx.execute_batch(FROM_1_TO_2).map_err(open)?;
+        tx.execute_batch(SCHEMA_2).map_err(open)?;
         tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         tx.commit().map_err(open)?;
     }
@@ -1081,6 +1276,28 @@ fn move_all(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Hands on the rows of the first of `queries` that the file understands, up to the first that cannot
+/// be read. Only what `take` does with them can fail; a row that is not as expected is left out.
+fn each_row(
+    old: &Connection,
+    queries: &[&str],
+    mut take: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<()>,
+) -> rusqlite::Result<()> {
+    let Some(mut statement) = queries.iter().find_map(|sql| old.prepare(sql).ok()) else {
+        return Ok(());
+    };
+    let Ok(mut rows) = statement.query([]) else {
+        return Ok(());
+    };
+    while let Ok(Some(row)) = rows.next() {
+        match take(row) {
+            Err(e) if e.sqlite_error_code().is_some() => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Copies what can be read of a damaged file; how many records. Only writing can fail.
 fn salvage(from: &Path, to: &mut Connection) -> Result<u64, StoreError> {
     let Ok(old) = Connection::open(from) else {
@@ -1096,39 +1313,46 @@ fn salvage(from: &Path, to: &mut Connection) -> Result<u64, StoreError> {
         }
     }
     let mut saved = 0;
-    let mut each = |sql: &str, outbox: bool| -> Result<(), StoreError> {
-        let Ok(mut statement) = old.prepare(sql) else {
-            return Ok(());
-        };
-        let Ok(mut rows) = statement.query([]) else {
-            return Ok(());
-        };
-        // The first page that cannot be read ends it.
-        while let Ok(Some(row)) = rows.next() {
-            let read = || -> rusqlite::Result<(i64, i64, Option<String>, String)> {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-            };
-            let Ok((seq, utc, parked, text)) = read() else {
-                continue;
-            };
-            let Ok(data) = serde_json::from_str::<FindingData>(&text) else {
-                continue;
-            };
-            highest = highest.max(seq);
-            if outbox {
-                insert(&tx, seq, utc, parked.as_deref(), &data)?;
+    // The first page that cannot be read ends each of these. A file of layout 1 knows no kinds.
+    each_row(
+        &old,
+        &[
+            "SELECT seq, created_utc, parked, payload, kind FROM outbox ORDER BY seq",
+            "SELECT seq, created_utc, parked, payload, 'finding' FROM outbox ORDER BY seq",
+        ],
+        |row| {
+            let (seq, utc): (i64, i64) = (row.get(0)?, row.get(1)?);
+            let (parked, text, kind): (Option<String>, String, String) =
+                (row.get(2)?, row.get(3)?, row.get(4)?);
+            if let Ok(body) = body_of(&kind, text.as_bytes()) {
+                highest = highest.max(seq);
+                insert(&tx, seq, utc, parked.as_deref(), &body)?;
                 saved += 1;
-            } else {
+            }
+            Ok(())
+        },
+    )?;
+    each_row(
+        &old,
+        &["SELECT seq, updated_utc, payload FROM ledger"],
+        |row| {
+            let (seq, utc, text): (i64, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            if let Ok(data) = serde_json::from_str::<FindingData>(&text) {
+                highest = highest.max(seq);
                 note(&tx, seq, utc, &data, &text)?;
             }
-        }
-        Ok(())
-    };
-    each(
-        "SELECT seq, created_utc, parked, payload FROM outbox ORDER BY seq",
-        true,
+            Ok(())
+        },
     )?;
-    each("SELECT seq, updated_utc, NULL, payload FROM ledger", false)?;
+    each_row(
+        &old,
+        &["SELECT shelf, key, updated_utc, body FROM shelf"],
+        |row| {
+            let (shelf, key, utc, body): (String, String, i64, String) =
+                (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+            put(&tx, &shelf, &key, utc, &body)
+        },
+    )?;
     let sql = "UPDATE meta SET value = max(value, ?1) WHERE key = 'last_seq'";
     tx.execute(sql, [highest])?;
     tx.commit()?;

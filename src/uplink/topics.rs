@@ -33,6 +33,20 @@ pub enum TopicKind {
     Telemetry,
     /// [`super::Receipt`], centre to edge.
     Receipt,
+    /// [`super::CoverageReport`] as an event.
+    Coverage,
+    /// [`super::Notice`] as an event.
+    Notice,
+    /// A file of a finding's evidence, by its number.
+    Evidence(Uuid, u32),
+    /// A command of this name, centre to edge.
+    Command(Name),
+    /// [`super::CommandResult`] as an event.
+    CommandResult(Name),
+    /// The config that the centre wants, retained, centre to edge.
+    ConfigDesired,
+    /// The config that is in force, retained.
+    ConfigReported,
     /// A topic of the contract that this version neither sends nor reads; what follows the site.
     Other(String),
 }
@@ -65,6 +79,48 @@ impl Topics {
         format!("{}/active/{finding}", self.base)
     }
 
+    /// A record's topic from what follows the site (`finding/{code}`, `coverage`, `notice`,
+    /// `command/{name}/result`); `None` if one of its levels is no [`Name`].
+    pub fn of_record(&self, tail: &str) -> Option<String> {
+        let whole = tail.split('/').all(|level| Name::new(level).is_ok());
+        whole.then(|| format!("{}/{tail}", self.base))
+    }
+
+    /// `…/coverage`
+    pub fn coverage(&self) -> String {
+        format!("{}/coverage", self.base)
+    }
+
+    /// `…/notice`
+    pub fn notice(&self) -> String {
+        format!("{}/notice", self.base)
+    }
+
+    /// `…/evidence/{finding}/{n}`
+    pub fn evidence(&self, finding: Uuid, n: u32) -> String {
+        format!("{}/evidence/{finding}/{n}", self.base)
+    }
+
+    /// `…/command/+`, a filter for all commands to this site.
+    pub fn commands(&self) -> String {
+        format!("{}/command/+", self.base)
+    }
+
+    /// `…/command/{name}/result`
+    pub fn command_result(&self, name: &Name) -> String {
+        format!("{}/command/{name}/result", self.base)
+    }
+
+    /// `…/config/desired`
+    pub fn config_desired(&self) -> String {
+        format!("{}/config/desired", self.base)
+    }
+
+    /// `…/config/reported`
+    pub fn config_reported(&self) -> String {
+        format!("{}/config/reported", self.base)
+    }
+
     /// `…/telemetry`
     pub fn telemetry(&self) -> String {
         format!("{}/telemetry", self.base)
@@ -91,6 +147,13 @@ impl Topics {
             ["status"] => TopicKind::Status,
             ["telemetry"] => TopicKind::Telemetry,
             ["receipt"] => TopicKind::Receipt,
+            ["coverage"] => TopicKind::Coverage,
+            ["notice"] => TopicKind::Notice,
+            ["evidence", finding, n] => TopicKind::Evidence(finding.parse().ok()?, n.parse().ok()?),
+            ["command", name] => TopicKind::Command(Name::new(name).ok()?),
+            ["command", name, "result"] => TopicKind::CommandResult(Name::new(name).ok()?),
+            ["config", "desired"] => TopicKind::ConfigDesired,
+            ["config", "reported"] => TopicKind::ConfigReported,
             ["camera", camera, "status"] => TopicKind::CameraStatus(Name::new(camera).ok()?),
             ["finding", code] => TopicKind::Finding(Name::new(code).ok()?),
             ["active", finding] => TopicKind::Active(finding.parse().ok()?),
@@ -121,6 +184,15 @@ mod tests {
             (topics.active(id), TopicKind::Active(id)),
             (topics.telemetry(), TopicKind::Telemetry),
             (topics.receipt(), TopicKind::Receipt),
+            (topics.coverage(), TopicKind::Coverage),
+            (topics.notice(), TopicKind::Notice),
+            (topics.evidence(id, 2), TopicKind::Evidence(id, 2)),
+            (
+                topics.command_result(&name),
+                TopicKind::CommandResult(name.clone()),
+            ),
+            (topics.config_desired(), TopicKind::ConfigDesired),
+            (topics.config_reported(), TopicKind::ConfigReported),
         ];
         for (topic, kind) in all {
             assert!(
@@ -134,11 +206,16 @@ mod tests {
                 "{topic}"
             );
         }
-        let other = Topics::parse("mingchu/v1/410724/site-000123/command/mute/result");
+        let other = Topics::parse("mingchu/v1/410724/site-000123/weather/today");
         assert_eq!(
             other.unwrap().2,
-            TopicKind::Other("command/mute/result".to_owned())
+            TopicKind::Other("weather/today".to_owned())
         );
+        assert_eq!(
+            topics.of_record("finding/ppe.hat.missing"),
+            Some(topics.finding(&name))
+        );
+        assert_eq!(topics.of_record("finding/A B"), None);
     }
 
     #[test]

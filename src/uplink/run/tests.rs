@@ -15,7 +15,7 @@ use crate::base::secret::Secret;
 use crate::base::time::{Clock, SystemClock};
 use crate::uplink::config::TlsConfig;
 use crate::uplink::payload::tests::{camera_report, finding, site};
-use crate::uplink::payload::{FindingData, OutboxStatus};
+use crate::uplink::payload::{FindingData, FindingEvent, OutboxStatus};
 use crate::uplink::store::Store;
 use crate::uplink::subscriber::{Heard, Subscriber};
 use crate::uplink::topics::TopicKind;

@@ -84,6 +84,10 @@ fn waiting(store: &StoreHandle) -> Vec<u64> {
     batch.records.iter().map(|r| r.seq).collect()
 }
 
+fn data_of(record: &Record) -> &FindingData {
+    record.body.finding().unwrap()
+}
+
 fn urgent(n: u128) -> FindingData {
     FindingData {
         class: 1,
@@ -102,8 +106,8 @@ fn a_committed_record_reads_back_as_it_was_after_reopening() {
     let [record] = batch.records.try_into().unwrap();
     assert_eq!((record.seq, record.created, record.latest), (1, T, true));
     // Scores are kept as they go over the wire, with four decimals.
-    assert_eq!(record.data.scores, [0.9123, 0.83]);
-    assert_eq!(record.data.finding, data.finding);
+    assert_eq!(data_of(&record).scores, [0.9123, 0.83]);
+    assert_eq!(data_of(&record).finding, data.finding);
     assert!(!batch.more);
 }
 
@@ -298,8 +302,8 @@ fn open_findings_survive_with_their_newest_revision_and_vanish_when_closed() {
         .unwrap();
     wait(store.acked(vec![1, 2, 3])).unwrap();
     let store = bench.reopen();
-    let brief = |open: Vec<Record>| {
-        let brief = |r: &Record| (r.seq, r.data.finding.as_u128() & 0xff, r.data.revision);
+    let brief = |open: Vec<LedgerEntry>| {
+        let brief = |r: &LedgerEntry| (r.seq, r.data.finding.as_u128() & 0xff, r.data.revision);
         open.iter().map(brief).collect::<Vec<_>>()
     };
     assert_eq!(
@@ -526,8 +530,8 @@ fn a_newer_versions_file_is_refused_and_left_untouched() {
         matches!(
             refused,
             StoreError::NewerSchema {
-                found: 2,
-                known: 1,
+                found: 3,
+                known: SCHEMA_VERSION,
                 ..
             }
         ),
@@ -547,7 +551,7 @@ fn the_figures_tell_what_waits_how_much_and_how_long() {
     let store = bench.open();
     assert_eq!(store.stats(), OutboxStatus::default());
     let data = finding(1, 1, FIRST);
-    let bytes = payload(&data).len() as u64;
+    let bytes = serde_json::to_string(&data).unwrap().len() as u64;
     store.commit_finding(data).unwrap();
     bench.clock.advance(Duration::from_secs(90));
     store.commit_finding(finding(2, 1, FIRST)).unwrap();
@@ -749,12 +753,12 @@ impl Model {
         let read = batch
             .records
             .iter()
-            .map(|r| (r.seq, name(&r.data), r.data.revision));
+            .map(|r| (r.seq, name(data_of(r)), data_of(r).revision));
         assert_eq!(read.collect::<Vec<_>>(), live);
         for record in &batch.records {
             assert_eq!(
                 record.latest,
-                self.ledger[&name(&record.data)].0 == record.data.revision
+                self.ledger[&name(data_of(record))].0 == data_of(record).revision
             );
         }
         let mut open: Vec<_> = self
@@ -843,4 +847,115 @@ proptest! {
         }
         bench.close();
     }
+}
+
+fn notice(n: u128) -> RecordBody {
+    RecordBody::Notice(Box::new(crate::uplink::Notice {
+        id: Uuid::from_u128(n),
+        kind: "config.rejected".to_owned(),
+        at: T,
+        text: "two mistakes".to_owned(),
+        data: serde_json::Value::Null,
+    }))
+}
+
+fn shelved(store: &StoreHandle) -> Vec<(String, String)> {
+    store.shelf(Shelf::Commands).unwrap()
+}
+
+#[test]
+fn records_of_all_kinds_and_shelf_entries_are_committed_together_and_read_back() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    let changes = vec![
+        Change::put(Shelf::Commands, "b", &1),
+        Change::Record(notice(1)),
+        Change::Record(RecordBody::Finding(Box::new(finding(1, 1, FIRST)))),
+        Change::put(Shelf::Commands, "a", &2),
+        Change::put(Shelf::Evidence, "a", &3),
+    ];
+    assert_eq!(store.commit(changes.clone()).unwrap(), [1, 2]);
+    // Again, as after an answer that was lost: nothing is stored twice.
+    assert_eq!(store.commit(changes).unwrap(), [1, 2]);
+    let store = bench.reopen();
+    let batch = wait(store.read(Cursor::default(), 10)).unwrap();
+    let told: Vec<_> = batch
+        .records
+        .iter()
+        .map(|r| (r.seq, r.topic_tail.as_str(), r.body.kind()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (1, "notice", RecordKind::Notice),
+            (2, "finding/ppe.hat.missing", RecordKind::Finding)
+        ]
+    );
+    let entries = [("a", "2"), ("b", "1")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    assert_eq!(shelved(&store), entries);
+    let gone = Change::Delete {
+        shelf: Shelf::Commands,
+        key: "a".to_owned(),
+    };
+    assert_eq!(store.commit(vec![gone]).unwrap(), [] as [u64; 0]);
+    assert_eq!(shelved(&store), entries[1..]);
+}
+
+#[test]
+fn a_refused_record_takes_what_was_committed_with_it_along() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    store
+        .commit_finding(finding(1, 2, FindingPhase::Updated))
+        .unwrap();
+    let stale = RecordBody::Finding(Box::new(finding(1, 1, FIRST)));
+    let refused = store.commit(vec![
+        Change::put(Shelf::Commands, "a", &1),
+        Change::Record(notice(1)),
+        Change::Record(stale),
+    ]);
+    assert!(matches!(refused, Err(StoreError::Stale { .. })));
+    assert_eq!(shelved(&store), []);
+    assert_eq!(waiting(&store), [1]);
+    assert_eq!(store.commit(vec![Change::Record(notice(1))]).unwrap(), [2]);
+}
+
+#[test]
+fn a_file_of_the_first_layout_is_upgraded_with_all_that_is_in_it() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    store.commit_finding(finding(1, 1, FIRST)).unwrap();
+    store.commit_finding(urgent(2)).unwrap();
+    bench.close();
+    // What layout 1 was.
+    bench
+        .sql()
+        .execute_batch(
+            "DROP TABLE shelf; DROP INDEX outbox_others; ALTER TABLE outbox DROP COLUMN kind;
+             ALTER TABLE outbox RENAME COLUMN subject TO finding; PRAGMA user_version = 1;",
+        )
+        .unwrap();
+    let store = bench.open();
+    assert_eq!(waiting(&store), [2, 1]);
+    assert_eq!(store.open_findings().unwrap().len(), 2);
+    assert_eq!(store.commit(vec![Change::Record(notice(1))]).unwrap(), [3]);
+}
+
+#[test]
+fn shelves_and_records_of_all_kinds_outlive_a_damaged_ledger() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    store
+        .commit(vec![
+            Change::put(Shelf::Commands, "a", &1),
+            Change::Record(notice(1)),
+        ])
+        .unwrap();
+    store.commit_finding(finding(1, 1, FIRST)).unwrap();
+    bench.close();
+    damage(&bench, "ledger");
+    let store = bench.open();
+    assert_eq!(waiting(&store), [1, 2]);
+    assert_eq!(shelved(&store).len(), 1);
+    assert!(bench.set_aside().len() == 1);
 }
