@@ -4,29 +4,26 @@
 //! One OS thread for the site: track and rules cost microseconds a picture, and what takes time here
 //! (a JPEG, a commit) must block it, because a finding that is decided must be on the disk before the
 //! next one is. While it waits the workers wait too, and the frame board overflows and counts.
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
+use super::evidence::{EvidenceDesk, Written};
 use super::health::Problems;
 use crate::base::backoff::Backoff;
 use crate::base::heartbeat::Heartbeat;
 use crate::base::ids::{CameraId, CameraIx, RuleIx};
 use crate::base::metrics::{Counter, Metric, Metrics};
 use crate::base::time::SharedClock;
-use crate::decode::Frame;
 use crate::detect::{Analysed, Models};
-use crate::evidence::StillStore;
 use crate::rules::{FindingChange, OpenFinding, Phase, RuleConfig, RuleEngine};
 use crate::track::Tracker;
 use crate::uplink::{
-    CameraRef, ClockRef, EvidenceRef, FindingData, FindingPhase, ModelRef, ObjectRef, RuleRef,
-    SiteIdentity, SiteRef, StoreError, StoreHandle,
+    CameraRef, ClockRef, FindingData, FindingPhase, ModelRef, ObjectRef, RuleRef, SiteIdentity,
+    SiteRef, StoreError, StoreHandle,
 };
 
 const TICK: Duration = Duration::from_secs(1);
@@ -63,8 +60,8 @@ impl Facts {
         at.map(|i| RuleIx(i as u16))
     }
 
-    /// The payload of a change.
-    fn data(&self, change: &FindingChange, evidence: &[EvidenceRef]) -> FindingData {
+    /// The payload of a change, without its evidence.
+    fn data(&self, change: &FindingChange) -> FindingData {
         let rule = &self.rules[usize::from(change.rule.0)];
         let (camera, gb28181) = &self.cameras[change.camera.index()];
         let classes = self.models.classes();
@@ -117,8 +114,9 @@ impl Facts {
             samples: change.samples,
             scores: change.scores.clone(),
             objects: objects.collect(),
-            evidence: evidence.to_vec(),
+            evidence: Vec::new(),
             clock: clock_state(),
+            missing: Vec::new(),
         }
     }
 }
@@ -126,7 +124,7 @@ impl Facts {
 /// Whether something keeps the system clock right. systemd-timesyncd says so by a file; another NTP
 /// client leaves no word that can be read without its own tools, so its clocks count as not known
 /// to be right.
-fn clock_state() -> ClockRef {
+pub fn clock_state() -> ClockRef {
     let synced = Path::new("/run/systemd/timesync/synchronized").exists();
     let source = if synced { "ntp" } else { "none" };
     ClockRef {
@@ -147,8 +145,8 @@ pub struct Analytics {
     pub engine: RuleEngine,
     /// What findings must say.
     pub facts: Arc<Facts>,
-    /// Where deciding frames are kept.
-    pub stills: StillStore,
+    /// What becomes of deciding frames.
+    pub desk: EvidenceDesk,
     /// Where findings become durable.
     pub store: StoreHandle,
     /// What the site's status should say is wrong.
@@ -162,9 +160,6 @@ pub struct Analytics {
     /// The site is stopping: do not wait for a broken disk for ever.
     pub stopping: CancellationToken,
 }
-
-/// Evidence of open findings, so that each revision names it.
-type Evidence = HashMap<Uuid, Vec<EvidenceRef>>;
 
 impl Analytics {
     /// Takes up the findings that were open when the daemon last stopped. Those that the config no
@@ -204,6 +199,8 @@ impl Analytics {
         for (open, data) in known {
             if orphans.contains(&open) {
                 unknown.push(data);
+            } else {
+                self.desk.remember(&data);
             }
         }
         for mut data in unknown {
@@ -220,14 +217,13 @@ impl Analytics {
     /// Runs until all workers are gone. Call on a thread of its own.
     pub fn run(mut self) {
         let queued = self.metrics.counter(Metric::DetectionsQueued, &[]);
-        let mut evidence = self.known_evidence();
         let mut taken = 0;
         loop {
             self.heartbeat.beat();
             match self.analysed.recv_timeout(TICK) {
                 Ok(analysed) => {
                     taken += 1;
-                    self.take(&analysed, &mut evidence);
+                    self.take(&analysed);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -240,57 +236,35 @@ impl Analytics {
         }
     }
 
-    fn known_evidence(&self) -> Evidence {
-        let records = self.store.open_findings().unwrap_or_default();
-        records
-            .into_iter()
-            .map(|r| (r.data.finding, r.data.evidence))
-            .collect()
-    }
-
-    fn take(&mut self, analysed: &Analysed, evidence: &mut Evidence) {
+    fn take(&mut self, analysed: &Analysed) {
+        self.desk.answer_snapshots(analysed);
         let tracker = &mut self.trackers[analysed.detections.camera.index()];
         let set = tracker.update(&analysed.detections);
         for change in self.engine.on_tracks(&set) {
-            if change.phase == Phase::Opened
-                && let Some(still) = self.keep_still(&analysed.frame, &change)
-            {
-                evidence.entry(change.finding).or_default().push(still);
+            let mut data = self.facts.data(&change);
+            self.desk.attach(&mut data);
+            let written = (change.phase == Phase::Opened)
+                .then(|| self.desk.take(analysed, &change, &mut data))
+                .flatten();
+            let beside = written.as_ref().map(Written::changes);
+            self.commit(&data, beside.unwrap_or_default());
+            if let Some(written) = written {
+                self.desk.complete(written);
             }
-            let data = self.facts.data(
-                &change,
-                evidence.get(&change.finding).map_or(&[], Vec::as_slice),
-            );
             if change.phase == Phase::Closed {
-                evidence.remove(&change.finding);
-            }
-            self.commit(&data);
-        }
-    }
-
-    fn keep_still(&mut self, frame: &Frame, change: &FindingChange) -> Option<EvidenceRef> {
-        let name = format!("{}-{}", change.finding, change.revision);
-        match self.stills.keep(frame, &name) {
-            Ok(still) => Some(EvidenceRef {
-                kind: "frame".to_owned(),
-                media: "image/jpeg".to_owned(),
-                sha256: still.sha256,
-                bytes: still.bytes,
-                redacted: false,
-            }),
-            Err(e) => {
-                let reason = [("reason", e.reason())];
-                self.metrics
-                    .counter(Metric::EvidenceFailures, &reason)
-                    .add(1);
-                tracing::error!(finding = %change.finding, err = %e, "the finding goes on without its picture");
-                None
+                self.desk.closed(change.finding);
+            } else {
+                self.desk.goes_on(change.finding);
             }
         }
     }
 
-    /// Makes `data` durable, however long the disk takes: later findings wait behind it.
-    fn commit(&self, data: &FindingData) {
+    /// Makes `data`, and what belongs to it, durable, however long the disk takes: later findings wait
+    /// behind it.
+    fn commit(&self, data: &FindingData, beside: Vec<Change>) {
+        let finding_record = RecordBody::Finding(Box::new(data.clone()));
+        let mut changes = vec![Change::Record(finding_record)];
+        changes.extend(beside);
         let phase = data.phase.as_str();
         let (finding, revision) = (data.finding, data.revision);
         let camera = data.camera.id.clone();
@@ -298,8 +272,9 @@ impl Analytics {
         let mut backoff = Backoff::new(COMMIT_AGAIN.0, COMMIT_AGAIN.1);
         let mut stop_seen = None;
         loop {
-            match self.store.commit_finding(data.clone()) {
-                Ok(seq) => {
+            match self.store.commit(changes.clone()) {
+                Ok(seqs) => {
+                    let seq = seqs.first().copied().unwrap_or_default();
                     let waited = self.clock.mono().since(begun);
                     self.waited().add(waited.as_micros() as u64);
                     self.metrics

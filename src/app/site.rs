@@ -1,7 +1,7 @@
 //! Builds, runs and stops the pipeline of a site.
 //!
 //! Stopping tells only the sources; each stage ends when its input closes, in the order
-//! capture → decode → detect → analytics (track, rules, evidence, store) → uplink → store.
+//! capture → decode → detect → analytics (track, rules, store) → evidence → uplink → store.
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::analytics::{self, Analytics, Facts};
 use super::blocking::on_thread;
 use super::config::{Problems as ConfigProblems, SiteConfig, check_labels, resolve_rules};
+use super::evidence::{ClipWriter, EvidenceDesk, Snapshots, Words, teller};
 use super::exit::{ExitCode, Failure, OrExit as _};
 use super::health::{Problems, follow};
 use super::models::starts;
@@ -23,16 +24,16 @@ use crate::base::ids::{CameraId, CameraIx};
 use crate::base::metrics::{Metric, Metrics};
 use crate::base::time::SharedClock;
 use crate::capture::{
-    CameraTask, CaptureConfig, CaptureHealth, FileOpener, QueueDrops, RtspHosts, RtspOpener,
-    SourceConfig, SourceOpener, unit_queue,
+    CameraTask, CaptureConfig, CaptureHealth, FileOpener, GopRing, QueueDrops, RingLimits,
+    RtspHosts, RtspOpener, SourceConfig, SourceOpener, unit_queue,
 };
 use crate::decode::{Clips, DecodeHealth, DecodeThread, Frame, FrameBoard};
 use crate::detect::{DetectWorker, Models, ModelsError, Runtime};
-use crate::evidence::{EvidenceError, StillStore};
+use crate::evidence::{self, Around, CameraRings, EvidenceIndex, Redact};
 use crate::rules::RuleEngine;
 use crate::track::Tracker;
 use crate::uplink::{
-    CameraReport, CameraState, SiteState, Store, StoreError, StoreHandle, Uplink, UplinkHealth,
+    CameraReport, CameraState, EvidenceOutbox, SiteState, Store, StoreError, StoreHandle, Uplink, UplinkHealth,
 };
 
 /// The store's file in the state directory.
@@ -53,7 +54,6 @@ pub struct Site {
     metrics: Metrics,
     heartbeats: Heartbeats,
     models: Models,
-    stills: StillStore,
     store: StoreHandle,
     store_thread: JoinHandle<()>,
 }
@@ -71,6 +71,10 @@ pub struct RunningSite {
     pub heartbeats: Heartbeats,
     /// Where the records are.
     pub store: StoreHandle,
+    /// Where pictures are asked for.
+    pub snapshots: Snapshots,
+    /// What evidence there is; `None` if none can be kept.
+    pub evidence: Option<EvidenceIndex>,
     faults: mpsc::Receiver<Fault>,
     capture_stop: CancellationToken,
     stopping: CancellationToken,
@@ -80,6 +84,7 @@ pub struct RunningSite {
     board: Arc<FrameBoard<Frame>>,
     workers: Vec<JoinHandle<()>>,
     analytics: JoinHandle<()>,
+    keeper: Option<JoinHandle<()>>,
     uplink_task: tokio::task::JoinHandle<()>,
     store_thread: JoinHandle<()>,
 }
@@ -176,24 +181,12 @@ impl Site {
         let path = config.state_dir.join(STORE_FILE);
         let (store, store_thread) =
             Store::open(&path, clock.clone(), &metrics, &heartbeats).map_err(store_failure)?;
-        let stills = StillStore::open(config.evidence.clone(), &metrics).map_err(|e| {
-            store.close();
-            let EvidenceError::Folder { path, .. } = &e else {
-                return Failure::new(ExitCode::CannotCreate, e);
-            };
-            let remedy = format!(
-                "cannot write {}: give the directory to the user mingchu runs as, or name another one as site.state_dir",
-                path.display()
-            );
-            Failure::new(ExitCode::CannotCreate, anyhow::Error::new(e).context(remedy))
-        })?;
         Ok(Self {
             config,
             clock,
             metrics,
             heartbeats,
             models,
-            stills,
             store,
             store_thread,
         })
@@ -210,7 +203,6 @@ impl Site {
             metrics,
             heartbeats,
             models,
-            stills,
             store,
             store_thread,
         } = self;
@@ -226,6 +218,52 @@ impl Site {
         let workers = config.detect.workers.unwrap_or_else(|| {
             DetectWorker::default_count(std::thread::available_parallelism().map_or(1, Into::into))
         });
+        let problems = Problems::new(state.clone());
+        let outbox = EvidenceOutbox::open(
+            &store,
+            &config.evidence.dir,
+            config.evidence.redact == Redact::Off,
+        )
+        .map_err(store_failure)?;
+        let (desk, keeper) = EvidenceDesk::open(
+            config.evidence.clone(),
+            &config.identity,
+            Words::new(&models, config.revision.clone()),
+            outbox.clone(),
+            problems.clone(),
+            &metrics,
+            clock.clone(),
+        );
+        let (snapshots, evidence_index) = (desk.snapshots(), desk.index());
+        let rings: Vec<CameraRings> = ids
+            .iter()
+            .map(|id| CameraRings {
+                sub: ring(&config, &metrics, id),
+                main: None,
+            })
+            .collect();
+        let keeper = match keeper {
+            None => None,
+            Some(keeper) => {
+                let tell = teller(
+                    &config.identity,
+                    store.clone(),
+                    problems.clone(),
+                    clock.clone(),
+                );
+                let around = Around {
+                    rings: rings.clone(),
+                    remux: Box::new(ClipWriter),
+                    tell: Box::new(tell),
+                    heartbeat: heartbeats.register("evidence", evidence::BEAT),
+                };
+                Some(spawn("evidence".to_owned(), &faults, move || {
+                    keeper.run(&around);
+                    Ok(())
+                })?)
+            }
+        };
+
         // DESIGN section 2: q3 holds two results a worker.
         let (analysed, results) = sync_channel(2 * workers);
         let mut analytics = Analytics {
@@ -248,9 +286,9 @@ impl Site {
                 rules,
                 models: models.clone(),
             }),
-            stills,
+            desk,
             store: store.clone(),
-            problems: Problems::new(state.clone()),
+            problems,
             metrics: metrics.clone(),
             clock: clock.clone(),
             heartbeat: heartbeats.register("analytics", analytics::BEAT),
@@ -273,6 +311,7 @@ impl Site {
             health: uplink_health,
             metrics: metrics.clone(),
             clock: clock.clone(),
+            evidence: Some(outbox),
             heartbeats: heartbeats.clone(),
             stop: uplink_stop.clone(),
         };
@@ -326,7 +365,8 @@ impl Site {
                 camera: ix,
                 id: id.clone(),
                 opener: opener(&camera.capture, &hosts, &clock),
-                units,
+                units: Some(units),
+                ring: rings[i].sub.clone(),
                 health: capture_health,
                 metrics: metrics.clone(),
                 clock: clock.clone(),
@@ -348,6 +388,8 @@ impl Site {
             metrics,
             heartbeats,
             store,
+            snapshots,
+            evidence: evidence_index,
             faults: fault_seen,
             capture_stop,
             stopping,
@@ -357,10 +399,20 @@ impl Site {
             board,
             workers: worker_threads,
             analytics,
+            keeper,
             uplink_task,
             store_thread,
         })
     }
+}
+
+/// A ring for one stream.
+fn ring(config: &SiteConfig, metrics: &Metrics, stream: &CameraId) -> GopRing {
+    let limits = RingLimits {
+        bytes: config.evidence.ring_bytes,
+        span: config.evidence.ring_span(),
+    };
+    GopRing::new(limits, metrics, stream.as_str())
 }
 
 /// Runs a task whose panic ends the site.
@@ -421,6 +473,7 @@ impl RunningSite {
         }
         let board = self.board;
         let (decoders, workers, analytics) = (self.decoders, self.workers, self.analytics);
+        let keeper = self.keeper;
         let upstream = on_thread("join", move || {
             for decoder in decoders {
                 drop(decoder.join());
@@ -430,6 +483,9 @@ impl RunningSite {
                 drop(worker.join());
             }
             drop(analytics.join());
+            if let Some(keeper) = keeper {
+                drop(keeper.join());
+            }
         });
         drop(upstream.await);
         self.uplink_stop.cancel();

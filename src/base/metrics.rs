@@ -48,9 +48,18 @@ metrics! {
     DetectBusyMicros => "detect_busy_microseconds_total", "Time spent in pre-processing, inference and post-processing.";
     DetectionsQueued => "detections_queued", "Gauge: analysed pictures waiting for track and rules.";
     FindingChanges => "finding_changes_total", "Finding revisions decided, by phase.";
-    EvidenceStills => "evidence_stills_total", "Deciding frames kept as JPEG.";
-    EvidenceFailures => "evidence_failures_total", "Deciding frames that could not be kept, by reason.";
-    EvidenceRemoved => "evidence_removed_total", "Stills removed to stay within the byte budget.";
+    GopRingBytes => "gop_ring_bytes", "Gauge: compressed video kept for clips, by camera.";
+    GopRingOverBytes => "gop_ring_groups_over_bytes_total", "Groups of pictures that left the ring for lack of bytes before their time, by camera.";
+    GopRingSkipped => "gop_ring_units_skipped_total", "Access units not kept for clips because a key unit had to come first, by camera.";
+    EvidenceStills => "evidence_stills_total", "Pictures made for findings, by kind.";
+    EvidenceClips => "evidence_clips_total", "Clips cut for findings, by camera.";
+    EvidencePreRollShort => "evidence_pre_roll_short_total", "Clips that begin later than asked, by camera.";
+    EvidenceFailures => "evidence_failures_total", "Evidence that could not be made, kept or signed, by reason.";
+    EvidenceJobsDropped => "evidence_jobs_dropped_total", "Findings without clip and original because the evidence thread was behind.";
+    EvidenceSigned => "evidence_bundles_signed_total", "Bundles signed.";
+    EvidenceRemoved => "evidence_removed_total", "Files removed to stay within the budget, by reason (max_mb, max_days).";
+    EvidenceBytes => "evidence_bytes", "Gauge: bytes of evidence kept.";
+    EvidenceEntries => "evidence_chain_entries", "Gauge: entries of the signed chain.";
     StoreWaitMicros => "store_wait_microseconds_total", "Time rules waited for the store to commit.";
     StoreRecords => "store_records_total", "Records committed.";
     StoreFailures => "store_failures_total", "Commits that failed and were tried again.";
@@ -62,6 +71,11 @@ metrics! {
     UplinkPublished => "uplink_published_total", "Records handed to the broker, repeats included.";
     UplinkAcked => "uplink_acked_total", "Records acknowledged.";
     UplinkRefused => "uplink_refused_total", "PubAcks that were no delivery, by reason code.";
+    UplinkEvidenceWaiting => "uplink_evidence_waiting", "Gauge: pictures and clips that wait to be sent.";
+    UplinkEvidencePublished => "uplink_evidence_published_total", "Pictures and clips handed to the broker, repeats included.";
+    UplinkEvidenceBytes => "uplink_evidence_bytes_total", "Bytes of them.";
+    UplinkEvidenceAcked => "uplink_evidence_acked_total", "Pictures and clips acknowledged.";
+    UplinkEvidenceWithheld => "uplink_evidence_withheld_total", "Pictures and clips taken off the queue unsent, by reason (policy, too_large, gone, changed, refused).";
     UplinkTelemetryDropped => "uplink_telemetry_dropped_total", "Telemetry messages not sent because the line was busy.";
 }
 

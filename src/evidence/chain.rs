@@ -163,30 +163,20 @@ impl Chain {
         })
     }
 
-    /// The line of an entry that is in the file, by its number.
+    /// The line of the first entry that is `wanted`.
     ///
     /// # Errors
-    /// The file cannot be read, or has no such entry.
-    pub fn line_of(&self, index: u64) -> io::Result<Vec<u8>> {
+    /// The file cannot be read.
+    pub fn find(&self, wanted: impl Fn(&Entry) -> bool) -> io::Result<Option<Vec<u8>>> {
         let text = std::fs::read(&self.path)?;
-        let line = lines(&text).find(|l| Line::parse(l).is_ok_and(|l| l.entry.index == index));
-        line.map(<[u8]>::to_vec)
-            .ok_or_else(|| io::Error::other(format!("entry {index} is not in the chain")))
+        let mut lines = lines(&text);
+        let line = lines.find(|l| Line::parse(l).is_ok_and(|l| wanted(&l.entry)));
+        Ok(line.map(<[u8]>::to_vec))
     }
 
     /// How many entries there are.
-    pub fn len(&self) -> u64 {
+    pub fn entries(&self) -> u64 {
         self.next_index
-    }
-
-    /// Whether nothing was signed yet.
-    pub fn is_empty(&self) -> bool {
-        self.next_index == 0
-    }
-
-    /// The key it is signed with.
-    pub fn key(&self) -> &SiteKey {
-        &self.key
     }
 }
 
@@ -226,11 +216,9 @@ mod tests {
             }
         }
         let (chain, found) = open(dir.path());
-        assert_eq!((chain.len(), found.entries.len()), (6, 6));
-        assert_eq!(
-            Line::parse(&chain.line_of(4).unwrap()).unwrap().entry,
-            found.entries[4]
-        );
+        assert_eq!((chain.entries(), found.entries.len()), (6, 6));
+        let fifth = chain.find(|e| e.index == 4).unwrap().unwrap();
+        assert_eq!(Line::parse(&fifth).unwrap().entry, found.entries[4]);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! when the broker (or, with `ack = "centre"`, the centre) says that it has it.
 mod config;
 mod delivery;
+mod evidence;
 mod mqtt;
 mod payload;
 mod record;
@@ -19,11 +20,12 @@ mod subscriber;
 mod topics;
 
 pub use config::{AckBy, SiteIdentity, TlsConfig, UplinkConfig};
+pub use evidence::{EvidenceItem, EvidenceOutbox};
 pub use mqtt::{LinkError, Message};
 pub use payload::{
     CameraRef, CameraReport, CameraState, CameraStatus, ClockRef, Event, EvidenceRef, FindingData,
-    FindingEvent, FindingPhase, ModelRef, ObjectRef, OutboxStatus, Receipt, RuleRef, SiteRef,
-    SiteStatus, Telemetry,
+    FindingEvent, FindingPhase, MissingEvidence, ModelRef, ObjectRef, OutboxStatus, Receipt,
+    RuleRef, SiteRef, SiteStatus, Telemetry,
 };
 pub use record::{
     CameraCoverage, Change, CommandResult, CoverageReport, Notice, RecordBody, RecordKind, Shelf,

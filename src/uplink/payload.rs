@@ -201,6 +201,9 @@ pub struct FindingData {
     pub evidence: Vec<EvidenceRef>,
     /// How far the times can be trusted.
     pub clock: ClockRef,
+    /// Evidence that should be there and is not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<MissingEvidence>,
 }
 
 /// The premises.
@@ -273,7 +276,7 @@ pub struct ObjectRef {
 /// One piece of evidence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EvidenceRef {
-    /// What it is: `frame`, `clip`.
+    /// What it is: `frame`, `annotated`, `clip`.
     pub kind: String,
     /// Media type, e.g. `image/jpeg`.
     pub media: String,
@@ -283,6 +286,22 @@ pub struct EvidenceRef {
     pub bytes: u64,
     /// Whether faces in it are blurred.
     pub redacted: bool,
+    /// Last level of the topic `evidence/{finding}/{n}` on which it comes, or came, or on which it can
+    /// be asked for (a clip); absent if it is withheld.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<u32>,
+    /// Why it stays at the site, in English; absent if it may leave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<String>,
+}
+
+/// Evidence that could not be made or kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingEvidence {
+    /// As in [`EvidenceRef`].
+    pub kind: String,
+    /// Why, in English.
+    pub why: String,
 }
 
 /// The state of the site's clock when the revision was decided.
@@ -487,12 +506,15 @@ pub(super) mod tests {
                 sha256: "11".repeat(32),
                 bytes: 81_234,
                 redacted: true,
+                n: Some(1),
+                withheld: None,
             }],
             clock: ClockRef {
                 synced: true,
                 source: "ntp".to_owned(),
                 uncertainty_ms: Some(12),
             },
+            missing: Vec::new(),
         }
     }
 

@@ -5,6 +5,7 @@
 //! catalogue that the reference in `config/README.md` is printed from; a test holds catalogue,
 //! reader, example and reference together.
 mod codes;
+mod evidence;
 mod keys;
 mod parse;
 mod problem;
@@ -38,6 +39,8 @@ pub use section::{Located, Place};
 pub struct SiteConfig {
     /// Where it was read from.
     pub file: PathBuf,
+    /// SHA-256 of its text.
+    pub revision: String,
     /// `[site]`.
     pub identity: SiteIdentity,
     /// `site.state_dir`.

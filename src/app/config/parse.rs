@@ -8,22 +8,21 @@ use toml::de::{DeTable, DeValue};
 use url::Url;
 
 use super::codes::{CODES, CodeDefaults, defaults_of, urgency_of};
+use super::evidence::read_evidence;
 use super::keys::SECTIONS;
 use super::problem::{Problem, Problems};
 use super::section::{Located, Reading, Section, did_you_mean};
 use super::{CameraConfig, RuleDraft, SiteConfig};
+use crate::base::digest::sha256_hex;
 use crate::base::geometry::{Point, Polygon};
 use crate::base::ids::{CameraIx, Name};
 use crate::base::secret::Secret;
 use crate::capture::{CaptureConfig, Pace, SourceConfig, Transport};
 use crate::decode::{DecodeConfig, MotionConfig};
 use crate::detect::DetectConfig;
-use crate::evidence::EvidenceConfig;
 use crate::rules::{RuleConfig, Urgency, Zone};
 use crate::track::TrackConfig;
 use crate::uplink::{AckBy, SiteIdentity, TlsConfig, UplinkConfig};
-
-const MIB: u64 = 1 << 20;
 
 /// What a config text gave: with mistakes in it, `config` is absent, and the rest is what can still
 /// be checked.
@@ -78,7 +77,7 @@ pub fn parse(path: &Path, text: &str) -> Parsed {
     parsed
 }
 
-fn ms(ms: u64) -> Duration {
+pub(super) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
@@ -148,6 +147,7 @@ pub(super) fn read(reading: &Reading<'_>, path: &Path, text: &str) -> (Option<Si
         let (identity, state_dir) = site?;
         Some(SiteConfig {
             file: path.to_path_buf(),
+            revision: sha256_hex(text.as_bytes()),
             identity,
             state_dir,
             uplink: uplink?,
@@ -281,6 +281,7 @@ fn read_uplink(section: Section<'_, '_>, site: Option<&SiteIdentity>) -> Option<
     let keep_alive = section.integer("keep_alive_s", 5..=1200);
     let progress_timeout = section.integer("progress_timeout_s", 2..=600);
     let telemetry = section.integer("telemetry_s", 1..=86_400);
+    let evidence_kbps = section.integer("evidence_kbps", 0..=1_000_000);
     section.finish();
     let broker = broker?;
     let tls = if broker.tls {
@@ -304,6 +305,7 @@ fn read_uplink(section: Section<'_, '_>, site: Option<&SiteIdentity>) -> Option<
         keep_alive: Duration::from_secs(keep_alive.unwrap_or(30)),
         progress_timeout: Duration::from_secs(progress_timeout.unwrap_or(20)),
         telemetry_every: Duration::from_secs(telemetry.unwrap_or(60)),
+        evidence_kbps: evidence_kbps.unwrap_or(256) as u32,
     })
 }
 
@@ -350,17 +352,6 @@ pub fn broker_address(text: &str) -> Result<BrokerAddress, (String, &'static str
         host,
         port: url.port().unwrap_or(default_port),
         tls,
-    })
-}
-
-fn read_evidence(section: Section<'_, '_>, state_dir: Option<&Path>) -> Option<EvidenceConfig> {
-    let quality = section.integer("jpeg_quality", 30..=100);
-    let max_mb = section.integer("max_mb", 10..=1_000_000);
-    section.finish();
-    Some(EvidenceConfig {
-        dir: state_dir?.join("evidence"),
-        jpeg_quality: quality.unwrap_or(85) as u8,
-        max_bytes: max_mb.unwrap_or(2000) * MIB,
     })
 }
 

@@ -71,6 +71,7 @@ fn config(port: u16) -> UplinkConfig {
         keep_alive: Duration::from_secs(5),
         progress_timeout: Duration::from_secs(20),
         telemetry_every: Duration::from_secs(3600),
+        evidence_kbps: 256,
     }
 }
 
@@ -132,6 +133,7 @@ impl Site {
             health,
             metrics: self.metrics.clone(),
             clock: self.clock.clone(),
+            evidence: Some(self.evidence.clone()),
             heartbeats: Heartbeats::new(self.clock.clone()),
             stop: self.stop.clone(),
         };

@@ -1,0 +1,560 @@
+//! Evidence as the site has it: which boxes are faces, what the payload says of each piece, and what
+//! the centre is told when pieces go.
+//!
+//! [`EvidenceDesk`] is the analytics thread's part. Where evidence cannot be kept (a key that is
+//! damaged, a disk that is full) findings go on and name what is missing.
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::analytics::clock_state;
+use super::health::Problems;
+use crate::base::geometry::NormRect;
+use crate::base::ids::CameraIx;
+use crate::base::metrics::{Metric, Metrics};
+use crate::base::time::{FrameStamp, SharedClock};
+use crate::capture::AccessUnit;
+use crate::detect::{Analysed, ClassInfo, Models};
+use crate::evidence::{
+    BundleWriter, ClipSpan, ClipState, ClockWord, Draft, EvidenceConfig, EvidenceIndex, Faces, Job,
+    Jobs, Keeper, Marked, ModelWord, Picture, Pictures, RedactionWord, Remux, SiteName, Told, folder_of,
+    pictures,
+};
+use crate::rules::FindingChange;
+use crate::uplink::{
+    Change, EvidenceItem, EvidenceOutbox, EvidenceRef, FindingData, MissingEvidence, Notice,
+    RecordBody, SiteIdentity, StoreHandle,
+};
+
+/// Name of the problem in the site's status while evidence cannot be kept or signed.
+const PROBLEM: &str = "evidence";
+/// And while a finding's pictures could not be written.
+const WRITE_PROBLEM: &str = "evidence pictures";
+/// Closed findings whose references are remembered in case they reopen.
+const CLOSED: usize = 64;
+const JPEG: &str = "image/jpeg";
+const MP4: &str = "video/mp4";
+/// Last level of a clip's topic; pictures are 1 and 2.
+pub const CLIP_N: u32 = 3;
+
+/// Writes clips with libavformat.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClipWriter;
+
+impl Remux for ClipWriter {
+    fn remux(&self, units: &[AccessUnit], to: &std::path::Path) -> Result<(), String> {
+        crate::decode::remux(units, to).map_err(|e| e.to_string())
+    }
+}
+
+/// What every bundle says.
+#[derive(Clone, Debug)]
+pub struct Words {
+    /// SHA-256 of the config's text.
+    pub config_sha256: String,
+    /// By class: what it is called.
+    labels: Vec<String>,
+    /// By class: a face or a head.
+    faces: Vec<bool>,
+    models: Vec<ModelWord>,
+}
+
+impl Words {
+    /// For a site with these models.
+    pub fn new(models: &Models, config_sha256: String) -> Self {
+        let words = models.models().iter().map(|m| ModelWord {
+            name: m.card.name.clone(),
+            version: m.card.version.clone(),
+            sha256: m.card.sha256.clone(),
+        });
+        Self {
+            config_sha256,
+            labels: models.classes().iter().map(|c| c.label.clone()).collect(),
+            faces: faces(models.classes()),
+            models: words.collect(),
+        }
+    }
+}
+
+/// By class, whether it is a face or a head: by its name, or by being a state of such a thing.
+fn faces(classes: &[ClassInfo]) -> Vec<bool> {
+    let named = |c: &ClassInfo| {
+        let word = c.label.split('-').next();
+        matches!(word, Some("face" | "head"))
+    };
+    let groups: Vec<u16> = classes
+        .iter()
+        .filter(|c| named(c))
+        .map(|c| c.group)
+        .collect();
+    let is_face = |c: &ClassInfo| named(c) || groups.contains(&c.group);
+    classes.iter().map(is_face).collect()
+}
+
+/// A picture taken because somebody asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The JPEG; faces are blurred in it if policy says so.
+    pub jpeg: Vec<u8>,
+    /// Its digest.
+    pub sha256: String,
+    /// Whether faces are blurred.
+    pub redacted: bool,
+    /// When the camera's picture was received.
+    pub stamp: FrameStamp,
+}
+
+/// Why there is no snapshot, for people.
+pub type NoSnapshot = String;
+
+type Asked = HashMap<CameraIx, Vec<oneshot::Sender<Result<Snapshot, NoSnapshot>>>>;
+
+/// Where snapshots are asked for; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshots(Arc<Mutex<Asked>>);
+
+impl Snapshots {
+    /// The next picture of `camera` that the models look at: within a second while it sees. The
+    /// receiver fails if the site stops; who asks sets a limit, for a blind camera never answers.
+    pub fn ask(&self, camera: CameraIx) -> oneshot::Receiver<Result<Snapshot, NoSnapshot>> {
+        let (tx, rx) = oneshot::channel();
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = asked.entry(camera).or_default();
+        waiting.retain(|w| !w.is_closed());
+        waiting.push(tx);
+        rx
+    }
+
+    fn take(&self, camera: CameraIx) -> Vec<oneshot::Sender<Result<Snapshot, NoSnapshot>>> {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.remove(&camera).unwrap_or_default()
+    }
+}
+
+/// References of open findings, and of those closed lately.
+#[derive(Debug, Default)]
+struct Refs {
+    by_finding: HashMap<Uuid, (Vec<EvidenceRef>, Vec<MissingEvidence>)>,
+    closed: VecDeque<Uuid>,
+}
+
+/// Where bundles go.
+#[derive(Debug)]
+struct Keeping {
+    writer: BundleWriter,
+    jobs: Jobs,
+    index: EvidenceIndex,
+}
+
+/// The analytics thread's part of evidence.
+#[derive(Debug)]
+pub struct EvidenceDesk {
+    config: EvidenceConfig,
+    words: Words,
+    /// Why nothing can be kept, if so.
+    keeping: Result<Keeping, String>,
+    refs: Refs,
+    snapshots: Snapshots,
+    outbox: EvidenceOutbox,
+    problems: Problems,
+    metrics: Metrics,
+}
+
+/// A bundle that was written, and what is to be done once its finding is committed.
+#[derive(Debug)]
+pub struct Written {
+    job: Job,
+    leaving: Vec<EvidenceItem>,
+}
+
+impl Written {
+    /// What must be committed together with the finding.
+    pub fn changes(&self) -> Vec<Change> {
+        self.leaving.iter().map(EvidenceItem::change).collect()
+    }
+}
+
+impl EvidenceDesk {
+    /// Opens the site's evidence. What cannot be opened is a problem of the site, not its end.
+    pub fn open(
+        config: EvidenceConfig,
+        site: &SiteIdentity,
+        words: Words,
+        outbox: EvidenceOutbox,
+        problems: Problems,
+        metrics: &Metrics,
+        clock: SharedClock,
+    ) -> (Self, Option<Keeper>) {
+        let name = SiteName {
+            region: site.region.to_string(),
+            id: site.site.to_string(),
+        };
+        let (keeping, keeper) = match Keeper::open(config.clone(), name, metrics, clock) {
+            Ok((keeper, jobs)) => {
+                let keeping = Keeping {
+                    writer: BundleWriter::new(&config.dir),
+                    jobs,
+                    index: keeper.index(),
+                };
+                (Ok(keeping), Some(keeper))
+            }
+            Err(e) => {
+                let why = e.to_string();
+                problems.set(PROBLEM, &format!("findings go without evidence: {why}"));
+                tracing::error!(err = %why, "no evidence is kept");
+                metrics
+                    .counter(Metric::EvidenceFailures, &[("reason", "closed")])
+                    .add(1);
+                (Err(why), None)
+            }
+        };
+        let desk = Self {
+            config,
+            words,
+            keeping,
+            refs: Refs::default(),
+            snapshots: Snapshots::default(),
+            outbox,
+            problems,
+            metrics: metrics.clone(),
+        };
+        (desk, keeper)
+    }
+
+    /// Where snapshots are asked for.
+    pub fn snapshots(&self) -> Snapshots {
+        self.snapshots.clone()
+    }
+
+    /// What evidence there is; `None` if none can be kept.
+    pub fn index(&self) -> Option<EvidenceIndex> {
+        self.keeping.as_ref().ok().map(|k| k.index.clone())
+    }
+
+    /// What the ledger knows of findings that were open when the daemon last stopped.
+    pub fn remember(&mut self, data: &FindingData) {
+        // The clip's state is asked for anew each time.
+        let mut known = (data.evidence.clone(), data.missing.clone());
+        known.0.retain(|e| e.kind != "clip");
+        if !known.0.is_empty() {
+            known.1.retain(|m| m.kind != "clip");
+        }
+        self.refs.by_finding.insert(data.finding, known);
+    }
+
+    /// What there is of a finding, for a revision of it.
+    pub fn attach(&self, data: &mut FindingData) {
+        let Some((evidence, missing)) = self.refs.by_finding.get(&data.finding) else {
+            return;
+        };
+        data.evidence.clone_from(evidence);
+        data.missing.clone_from(missing);
+        let clip = self.keeping.as_ref().ok();
+        match clip.and_then(|k| k.index.clip(data.finding)) {
+            Some(ClipState::Ready(clip)) => data.evidence.push(EvidenceRef {
+                kind: "clip".to_owned(),
+                media: MP4.to_owned(),
+                sha256: clip.sha256,
+                bytes: clip.bytes,
+                redacted: false,
+                n: (!clip.sealed).then_some(CLIP_N),
+                withheld: clip.sealed.then(|| CLIP_WITHHELD.to_owned()),
+            }),
+            Some(ClipState::Missing(why)) => data.missing.push(MissingEvidence {
+                kind: "clip".to_owned(),
+                why,
+            }),
+            Some(ClipState::Pending | ClipState::Deleted) | None => {}
+        }
+    }
+
+    /// The finding is over: its references are kept for a while, for it may reopen.
+    pub fn closed(&mut self, finding: Uuid) {
+        self.refs.closed.push_back(finding);
+        if self.refs.closed.len() > CLOSED
+            && let Some(oldest) = self.refs.closed.pop_front()
+        {
+            self.refs.by_finding.remove(&oldest);
+        }
+    }
+
+    /// The finding is open, perhaps again.
+    pub fn goes_on(&mut self, finding: Uuid) {
+        self.refs.closed.retain(|f| *f != finding);
+    }
+
+    /// Makes and writes the pictures of a finding that opens, and enters them into `data`, the opening
+    /// revision. Give back what this returns once that is committed.
+    pub fn take(
+        &mut self,
+        analysed: &Analysed,
+        change: &FindingChange,
+        data: &mut FindingData,
+    ) -> Option<Written> {
+        let written = self.try_take(analysed, change, data);
+        let written = match written {
+            Ok(written) => {
+                self.problems.clear(WRITE_PROBLEM);
+                Some(written)
+            }
+            Err((reason, why)) => {
+                self.metrics
+                    .counter(Metric::EvidenceFailures, &[("reason", reason)])
+                    .add(1);
+                if reason != "closed" {
+                    self.problems.set(
+                        WRITE_PROBLEM,
+                        &format!("findings go without pictures: {why}; look at the disk"),
+                    );
+                }
+                tracing::error!(finding = %data.finding, err = %why, "the finding goes on without evidence");
+                data.evidence.clear();
+                let missing = |kind: &str| MissingEvidence {
+                    kind: kind.to_owned(),
+                    why: why.clone(),
+                };
+                data.missing = ["frame", "annotated", "clip"].map(missing).to_vec();
+                None
+            }
+        };
+        self.remember(data);
+        written
+    }
+
+    fn try_take(
+        &self,
+        analysed: &Analysed,
+        change: &FindingChange,
+        data: &mut FindingData,
+    ) -> Result<Written, (&'static str, String)> {
+        let keeping = self
+            .keeping
+            .as_ref()
+            .map_err(|why| ("closed", why.clone()))?;
+        let marked: Vec<Marked> = change
+            .objects
+            .iter()
+            .map(|o| Marked {
+                rect: o.rect,
+                label: format!(
+                    "{} {:.2}",
+                    self.words.labels[usize::from(o.class.0)],
+                    o.score
+                ),
+                colour: usize::from(o.class.0),
+            })
+            .collect();
+        let made = self
+            .pictures(analysed, &marked)
+            .map_err(|why| ("encode", why))?;
+        data.evidence = made
+            .pictures
+            .iter()
+            .zip(1..)
+            .map(|(p, n)| EvidenceRef {
+                kind: p.kind.to_owned(),
+                media: JPEG.to_owned(),
+                sha256: p.sha256.clone(),
+                bytes: p.jpeg.len() as u64,
+                redacted: p.redacted,
+                n: p.withheld.is_none().then_some(n),
+                withheld: p.withheld.clone(),
+            })
+            .collect();
+        let draft = self.draft(change, data, &made);
+        let finding = serde_json::to_vec(data).map_err(|e| ("encode", e.to_string()))?;
+        keeping
+            .writer
+            .write(&draft, &finding, &made)
+            .map_err(|e| ("write", e.to_string()))?;
+        for picture in &made.pictures {
+            self.metrics
+                .counter(Metric::EvidenceStills, &[("kind", picture.kind)])
+                .add(1);
+        }
+        let leaving = leaving(data, &draft.folder, &made, change.stamp);
+        let job = Job {
+            draft,
+            original: made.seal_original.then(|| analysed.frame.clone()),
+            clip: ClipSpan::around(
+                &self.config,
+                change.camera,
+                change.first_seen,
+                change.stamp.received_utc,
+                change.stamp.received,
+            ),
+        };
+        Ok(Written { job, leaving })
+    }
+
+    fn draft(&self, change: &FindingChange, data: &FindingData, made: &Pictures) -> Draft {
+        let clock = clock_state();
+        let opened = change.stamp.received_utc;
+        Draft {
+            finding: data.finding,
+            folder: folder_of(data.finding, opened),
+            camera: data.camera.id.clone(),
+            code: data.code.clone(),
+            class: data.class,
+            opened: opened.to_string(),
+            clock: ClockWord {
+                synced: clock.synced,
+                source: clock.source,
+            },
+            config_sha256: self.words.config_sha256.clone(),
+            models: self.words.models.clone(),
+            redaction: RedactionWord {
+                policy: self.config.redact.as_str().to_owned(),
+                faces: made.faces,
+            },
+        }
+    }
+
+    /// Completes a bundle whose finding is committed.
+    pub fn complete(&self, written: Written) {
+        for item in written.leaving {
+            self.outbox.add(item);
+        }
+        if let Ok(keeping) = &self.keeping {
+            keeping.jobs.give(written.job);
+        }
+    }
+
+    fn pictures(&self, analysed: &Analysed, marked: &[Marked]) -> Result<Pictures, String> {
+        let is_face = |class: u16| self.words.faces.get(usize::from(class)) == Some(&true);
+        let rects: Vec<NormRect> = analysed
+            .detections
+            .items
+            .iter()
+            .filter(|d| is_face(d.class.0) || d.head.is_some())
+            .map(|d| d.rect)
+            .collect();
+        let faces = if self.words.faces.contains(&true) {
+            Faces::At(&rects)
+        } else {
+            Faces::Unknown("no model here finds faces")
+        };
+        pictures(
+            &analysed.frame,
+            marked,
+            faces,
+            self.config.redact,
+            self.config.jpeg_quality,
+        )
+        .map_err(|e| e.to_string())
+    }
+
+    /// Answers those who asked for a picture of this camera.
+    pub fn answer_snapshots(&self, analysed: &Analysed) {
+        let asked = self.snapshots.take(analysed.detections.camera);
+        if asked.is_empty() {
+            return;
+        }
+        let made = self.pictures(analysed, &[]).and_then(|mut made| {
+            let frame = made.pictures.swap_remove(0);
+            match frame.withheld {
+                Some(why) => Err(why),
+                None => Ok(Snapshot {
+                    jpeg: frame.jpeg,
+                    sha256: frame.sha256,
+                    redacted: frame.redacted,
+                    stamp: analysed.frame.stamp,
+                }),
+            }
+        });
+        for asked in asked {
+            // Who asked may have given up.
+            let _gone = asked.send(made.clone()).is_err();
+        }
+    }
+}
+
+/// The pictures of a finding that may leave, as they wait to be sent.
+fn leaving(
+    data: &FindingData,
+    folder: &str,
+    made: &Pictures,
+    stamp: FrameStamp,
+) -> Vec<EvidenceItem> {
+    let pictures = data.evidence.iter().zip(&made.pictures);
+    let item = |(reference, picture): (&EvidenceRef, &Picture)| {
+        Some(EvidenceItem {
+            finding: data.finding,
+            n: reference.n?,
+            kind: reference.kind.clone(),
+            media: reference.media.clone(),
+            file: format!("{folder}/{}", picture.name),
+            sha256: reference.sha256.clone(),
+            bytes: reference.bytes,
+            redacted: reference.redacted,
+            class: data.class,
+            queued_us: stamp.received_utc.0,
+            once: false,
+        })
+    };
+    pictures.filter_map(item).collect()
+}
+
+/// Why a clip stays at the site under the policy `faces`.
+pub const CLIP_WITHHELD: &str = "faces in clips are not blurred";
+
+/// What is done with the evidence thread's word: the site's problems, and a notice to the centre.
+pub fn teller(
+    site: &SiteIdentity,
+    store: StoreHandle,
+    problems: Problems,
+    clock: SharedClock,
+) -> impl Fn(Told) + Send + use<> {
+    let site = format!("{}/{}", site.region, site.site);
+    move |told| match told {
+        Told::Problem(Some(problem)) => problems.set(PROBLEM, &problem),
+        Told::Problem(None) => problems.clear(PROBLEM),
+        Told::Deleted { index, body } => {
+            let bytes: u64 = body.files.iter().map(|f| f.bytes).sum();
+            let mut findings: Vec<&str> = body
+                .files
+                .iter()
+                .filter_map(|f| f.folder.rsplit('/').next())
+                .collect();
+            findings.dedup();
+            let notice = Notice {
+                id: notice_id(&site, index),
+                kind: "evidence.deleted".to_owned(),
+                at: clock.utc(),
+                text: format!(
+                    "{} files of {} findings removed to stay within evidence.{}",
+                    body.files.len(),
+                    findings.len(),
+                    body.reason
+                ),
+                data: serde_json::json!({
+                    "entry": index,
+                    "reason": body.reason,
+                    "files": body.files.len(),
+                    "bytes": bytes,
+                    "findings": &findings[..findings.len().min(MOST_NAMED)],
+                }),
+            };
+            if let Err(e) = store.commit(vec![Change::Record(RecordBody::Notice(Box::new(notice)))])
+            {
+                // The chain has the record; only the word to the centre is lost.
+                tracing::error!(err = %e.chain(), index, "removal of evidence not told");
+            }
+        }
+    }
+}
+
+/// Findings that a notice names at most; the chain names all.
+const MOST_NAMED: usize = 100;
+
+/// The same for the same record of the same site.
+fn notice_id(site: &str, index: u64) -> Uuid {
+    let digest = crate::base::digest::sha256_hex(format!("{site}/evidence/{index}").as_bytes());
+    let bits = u128::from_str_radix(&digest[..32], 16).unwrap_or_default();
+    uuid::Builder::from_u128(bits)
+        .with_version(uuid::Version::Custom)
+        .with_variant(uuid::Variant::RFC4122)
+        .into_uuid()
+}
