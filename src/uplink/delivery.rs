@@ -16,7 +16,8 @@
 //! A record is *waiting* → *on the way* (taken by [`Delivery::next`] until the broker answers or the
 //! connection ends) → *done* until the store has removed it; with `ack = "centre"` it *awaits its
 //! receipt* in between, and goes back to waiting when none comes within [`RECEIPT_WAIT`], doubled each
-//! time up to [`RECEIPT_WAIT_MAX`]. Class 1 goes first, then by number.
+//! time up to [`RECEIPT_WAIT_MAX`]. Class 1 goes first, then 2, then 3, each by number; every eighth is
+//! the oldest of all.
 //!
 //! # Failure
 //! | answer | what happens |
@@ -43,6 +44,9 @@ pub const AWAITING_RECEIPT: usize = 1024;
 const HOLD_FIRST: Duration = Duration::from_secs(1);
 const HOLD_MAX_UNHEARD: Duration = Duration::from_secs(60);
 const HOLD_MAX_REFUSED: Duration = Duration::from_secs(300);
+/// Of so many records taken one is the oldest that waits, whatever its class: a flood of one class
+/// must not keep the others for ever.
+const OLDEST_EVERY: u64 = 8;
 const NOBODY_SUBSCRIBES: u8 = 0x10;
 const FIRST_REFUSAL: u8 = 0x80;
 
@@ -50,8 +54,8 @@ const FIRST_REFUSAL: u8 = 0x80;
 pub trait Deliverable {
     /// Its number.
     fn seq(&self) -> u64;
-    /// Whether it goes before the others.
-    fn urgent(&self) -> bool;
+    /// What is of a lower class goes first.
+    fn class(&self) -> u8;
     /// What its topic depends on: refusals hold back what shares it.
     fn topic_key(&self) -> &str;
 }
@@ -165,8 +169,10 @@ pub struct Delivery<R> {
     /// Publishes allowed on this connection.
     publishes: usize,
     entries: BTreeMap<u64, Entry<R>>,
-    /// Waiting entries, urgent ones (false) first.
-    waiting: BTreeSet<(bool, u64)>,
+    /// Waiting entries by class and number.
+    waiting: BTreeSet<(u8, u64)>,
+    /// Records taken, to find the turn of the oldest.
+    taken: u64,
     on_the_way: HashMap<String, usize>,
     on_the_way_total: usize,
     awaiting: usize,
@@ -193,6 +199,7 @@ impl<R: Deliverable> Delivery<R> {
             publishes: 0,
             entries: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            taken: 0,
             on_the_way: HashMap::new(),
             on_the_way_total: 0,
             awaiting: 0,
@@ -263,7 +270,7 @@ impl<R: Deliverable> Delivery<R> {
             hold.evicted = true;
             return;
         }
-        self.waiting.insert((!record.urgent(), seq));
+        self.waiting.insert((record.class(), seq));
         let entry = Entry {
             record,
             state: State::Waiting,
@@ -295,8 +302,14 @@ impl<R: Deliverable> Delivery<R> {
                 .get(key)
                 .is_none_or(|hold| hold.until <= now && !self.on_the_way.contains_key(key))
         };
-        let (lane, seq) = *self.waiting.iter().find(|(_, seq)| free(seq))?;
+        let mut takeable = self.waiting.iter().filter(|(_, seq)| free(seq));
+        let (lane, seq) = if self.taken % OLDEST_EVERY == OLDEST_EVERY - 1 {
+            *takeable.min_by_key(|(_, seq)| seq)?
+        } else {
+            *takeable.next()?
+        };
         self.waiting.remove(&(lane, seq));
+        self.taken += 1;
         let entry = self.entries.get_mut(&seq)?;
         entry.state = State::OnTheWay;
         entry.tries += 1;
@@ -539,7 +552,7 @@ impl<R: Deliverable> Delivery<R> {
             return;
         };
         let key = entry.record.topic_key().to_owned();
-        self.waiting.remove(&(!entry.record.urgent(), seq));
+        self.waiting.remove(&(entry.record.class(), seq));
         self.leave_the_way(seq);
         self.set(seq, State::Done);
         self.refill(&key);
@@ -564,7 +577,7 @@ impl<R: Deliverable> Delivery<R> {
             return;
         };
         let key = entry.record.topic_key().to_owned();
-        self.waiting.insert((!entry.record.urgent(), seq));
+        self.waiting.insert((entry.record.class(), seq));
         self.trim(&key);
     }
 
@@ -574,8 +587,8 @@ impl<R: Deliverable> Delivery<R> {
         let Some(hold) = self.holds.get_mut(key) else {
             return;
         };
-        let of_key = |(_, seq): &&(bool, u64)| self.entries[seq].record.topic_key() == key;
-        let mut waiting: Vec<(bool, u64)> = self.waiting.iter().filter(of_key).copied().collect();
+        let of_key = |(_, seq): &&(u8, u64)| self.entries[seq].record.topic_key() == key;
+        let mut waiting: Vec<(u8, u64)> = self.waiting.iter().filter(of_key).copied().collect();
         if waiting.len() < 2 {
             return;
         }

@@ -7,7 +7,7 @@
 //! One connection after the other, each with a fresh client, no session, a last will on `status` and
 //! an epoch higher than any before. After the welcome: subscribe to receipts if the centre
 //! acknowledges; `status`, every `camera/…/status` and `active/…` of what is open, all retained; then
-//! records, class 1 first, then by `seq`. Before a record goes the `active/{finding}` that it changes
+//! records, by class and `seq`, see `delivery.rs`. Before a record goes the `active/{finding}` that it changes
 //! (empty when it closes), so that the record's acknowledgement covers it; a record that is not the
 //! newest of its finding leaves `active` alone, for the newest has been told already. Pictures go while
 //! no record waits (`evidence.rs`).
@@ -140,8 +140,8 @@ impl Deliverable for Record {
         self.seq
     }
 
-    fn urgent(&self) -> bool {
-        self.body.class() == 1
+    fn class(&self) -> u8 {
+        self.body.class()
     }
 
     fn topic_key(&self) -> &str {

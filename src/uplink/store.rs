@@ -89,6 +89,8 @@ CREATE INDEX ledger_open ON ledger(seq) WHERE open = 1;
 /// What layout 2 has beside layout 1: records of other kinds, and the shelves.
 const SCHEMA_2: &str = "
 CREATE INDEX outbox_others ON outbox(subject) WHERE kind <> 'finding';
+DROP INDEX outbox_urgent;
+CREATE INDEX outbox_lane ON outbox(class, seq);
 CREATE TABLE shelf (
   shelf TEXT NOT NULL, key TEXT NOT NULL, updated_utc INTEGER NOT NULL, body TEXT NOT NULL,
   PRIMARY KEY (shelf, key)) WITHOUT ROWID;
@@ -217,17 +219,14 @@ pub struct LedgerEntry {
     pub data: FindingData,
 }
 
-/// How far delivery has read. The default is the beginning.
+/// How far delivery has read, by class. The default is the beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cursor {
-    urgent: i64,
-    others: i64,
-}
+pub struct Cursor([i64; 3]);
 
 /// What a read found.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// Class 1 first, then the others; each by `seq`.
+    /// By class, then by `seq`.
     pub records: Vec<Record>,
     /// Where to go on.
     pub cursor: Cursor,
@@ -245,6 +244,7 @@ enum Command {
     NextEpoch(Reply<u64>),
     Read(Cursor, usize, Reply<Batch>),
     OpenFindings(Reply<Vec<LedgerEntry>>),
+    ClosedSince(UtcMicros, Reply<Vec<LedgerEntry>>),
     Finding(Uuid, Reply<Option<LedgerEntry>>),
     Shelf(Shelf, Reply<Vec<(String, String)>>),
     Close,
@@ -323,6 +323,15 @@ impl StoreHandle {
         self.blocking(Command::OpenFindings)
     }
 
+    /// The newest revision of every finding that is closed and was told so at `since` or later, by
+    /// `seq`: those that may still be reopened. Blocking; not for async code.
+    ///
+    /// # Errors
+    /// The store cannot be read, or is closed.
+    pub fn closed_since(&self, since: UtcMicros) -> Result<Vec<LedgerEntry>, StoreError> {
+        self.blocking(|reply| Command::ClosedSince(since, reply))
+    }
+
     /// The same for async code.
     ///
     /// # Errors
@@ -340,8 +349,8 @@ impl StoreHandle {
         self.call(Command::NextEpoch).await
     }
 
-    /// Up to `limit` records after `cursor` that are neither acknowledged nor parked. Class 1 comes
-    /// first however new it is; the others wait no longer than it takes to send those.
+    /// Up to `limit` records after `cursor` that are neither acknowledged nor parked, class 1 first
+    /// however new it is. A class with a long backlog leaves an eighth of the room to the next.
     ///
     /// # Errors
     /// The store cannot be read, or is closed.
@@ -628,7 +637,13 @@ impl Store {
                 Command::Read(cursor, limit, reply) => {
                     reply(self.mending(|store| store.read(cursor, limit)));
                 }
-                Command::OpenFindings(reply) => reply(self.mending(|store| store.open_findings())),
+                Command::OpenFindings(reply) => {
+                    reply(self.mending(|store| store.ledger("open = 1", 0)));
+                }
+                Command::ClosedSince(since, reply) => {
+                    let which = "open = 0 AND updated_utc >= ?1";
+                    reply(self.mending(|store| store.ledger(which, since.0)));
+                }
                 Command::Finding(finding, reply) => {
                     reply(self.mending(|store| store.finding(finding)));
                 }
@@ -727,23 +742,24 @@ impl Store {
         };
         let mut unreadable = Vec::new();
         let mut left = limit;
-        for urgent in [true, false] {
-            let after = if urgent { cursor.urgent } else { cursor.others };
-            let sql = if urgent {
-                "SELECT seq, created_utc, payload, revision,
-                   (SELECT revision FROM ledger l WHERE l.finding = o.subject), kind
-                 FROM outbox o WHERE class = 1 AND parked IS NULL AND seq > ?1 ORDER BY seq LIMIT ?2"
+        for (lane, class) in (1..=3).enumerate() {
+            let room = if class < 3 && left > 1 {
+                left - left.div_ceil(8)
             } else {
+                left
+            };
+            let mut last = cursor.0[lane];
+            let mut found = 0;
+            let mut statement = self.conn.prepare_cached(
                 "SELECT seq, created_utc, payload, revision,
                    (SELECT revision FROM ledger l WHERE l.finding = o.subject), kind
-                 FROM outbox o WHERE class <> 1 AND parked IS NULL AND seq > ?1 ORDER BY seq LIMIT ?2"
-            };
-            let mut last = after;
-            let mut statement = self.conn.prepare_cached(sql)?;
-            let mut rows = statement.query(params![after, left as i64])?;
+                 FROM outbox o WHERE class = ?3 AND parked IS NULL AND seq > ?1
+                 ORDER BY seq LIMIT ?2",
+            )?;
+            let mut rows = statement.query(params![last, room as i64, class])?;
             while let Some(row) = rows.next()? {
                 last = row.get(0)?;
-                left -= 1;
+                found += 1;
                 let text = row.get_ref(2)?.as_bytes().map_err(rusqlite::Error::from)?;
                 let revision: u32 = row.get(3)?;
                 match body_of(&row.get::<_, String>(5)?, text) {
@@ -759,13 +775,10 @@ impl Store {
                     Err(why) => unreadable.push((last as u64, format!("unreadable: {why}"))),
                 }
             }
-            if urgent {
-                batch.cursor.urgent = last;
-            } else {
-                batch.cursor.others = last;
-            }
+            batch.cursor.0[lane] = last;
+            batch.more |= found == room;
+            left -= found;
         }
-        batch.more = left == 0;
         for (seq, reason) in unreadable {
             tracing::error!(seq, reason, "stored record put aside");
             self.write(&[Write::Park(seq, reason)])?;
@@ -806,10 +819,14 @@ impl Store {
         Ok(entry)
     }
 
-    fn open_findings(&self) -> Result<Vec<LedgerEntry>, StoreError> {
-        let sql = "SELECT seq, updated_utc, payload FROM ledger WHERE open = 1 ORDER BY seq";
-        let mut statement = self.conn.prepare_cached(sql)?;
-        let mut rows = statement.query([])?;
+    /// The entries for which `which` holds; its parameter, if it has one, is `since`.
+    fn ledger(&self, which: &str, since: i64) -> Result<Vec<LedgerEntry>, StoreError> {
+        let sql =
+            format!("SELECT seq, updated_utc, payload FROM ledger WHERE {which} ORDER BY seq");
+        let mut statement = self.conn.prepare_cached(&sql)?;
+        let since = [since];
+        let asked = &since[..statement.parameter_count()];
+        let mut rows = statement.query(rusqlite::params_from_iter(asked))?;
         let mut open = Vec::new();
         while let Some(row) = rows.next()? {
             let seq: i64 = row.get(0)?;
@@ -821,7 +838,7 @@ impl Store {
                     data,
                 }),
                 Err(e) => {
-                    tracing::error!(seq, err = %e, "open finding in the ledger is unreadable");
+                    tracing::error!(seq, err = %e, "finding in the ledger is unreadable");
                 }
             }
         }
@@ -1070,7 +1087,7 @@ fn insert(
         subject,
         revision,
         code,
-        body.class(),
+        body.class().clamp(1, 3),
         created_utc,
         bytes,
         parked,

@@ -13,7 +13,7 @@ const LIMITS: Limits = Limits {
 #[derive(Clone, Debug, PartialEq)]
 struct Rec {
     seq: u64,
-    urgent: bool,
+    class: u8,
     topic: &'static str,
 }
 
@@ -22,8 +22,8 @@ impl Deliverable for Rec {
         self.seq
     }
 
-    fn urgent(&self) -> bool {
-        self.urgent
+    fn class(&self) -> u8 {
+        self.class
     }
 
     fn topic_key(&self) -> &str {
@@ -34,7 +34,7 @@ impl Deliverable for Rec {
 fn rec(seq: u64) -> Rec {
     Rec {
         seq,
-        urgent: false,
+        class: 2,
         topic: "a",
     }
 }
@@ -114,13 +114,36 @@ fn the_brokers_receive_maximum_is_kept() {
 #[test]
 fn class_1_goes_first_however_late_it_came() {
     let mut delivery = machine(2, AckBy::Broker);
-    delivery.offer(Rec {
-        urgent: true,
-        ..rec(9)
-    });
+    delivery.offer(Rec { class: 1, ..rec(9) });
     let sent = [1, 2, 3].map(|id| send(&mut delivery, id, secs(0)).unwrap());
     // What was committed after the connection began is no replay.
     assert_eq!(sent, [(9, false), (1, true), (2, true)]);
+}
+
+#[test]
+fn records_go_by_class_and_every_eighth_is_the_oldest_of_all() {
+    let mut delivery = Delivery::new(
+        Limits {
+            records: 20,
+            publishes: 20,
+            loaded: 20,
+            ..LIMITS
+        },
+        AckBy::Broker,
+    );
+    delivery.connected(0, u16::MAX);
+    for seq in 1..=12 {
+        let class = match seq {
+            1 => 3,
+            2..=3 => 2,
+            _ => 1,
+        };
+        delivery.offer(Rec { class, ..rec(seq) });
+    }
+    let sent: Vec<u64> = (1..=12)
+        .map(|id| send(&mut delivery, id, secs(0)).unwrap().0)
+        .collect();
+    assert_eq!(sent, [4, 5, 6, 7, 8, 9, 10, 1, 11, 12, 2, 3]);
 }
 
 #[test]
@@ -357,7 +380,7 @@ fn a_done_record_is_not_taken_again_before_the_store_has_removed_it() {
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Commit {
-        urgent: bool,
+        class: u8,
         topic: bool,
     },
     Read,
@@ -391,8 +414,8 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let reason = prop_oneof![5 => Just(0), 2 => Just(0x10), 2 => Just(0x80), 1 => Just(0x97)];
     prop_oneof![
-        4 => (prop::bool::weighted(0.2), any::<bool>())
-            .prop_map(|(urgent, topic)| Step::Commit { urgent, topic }),
+        4 => (1..=3_u8, any::<bool>())
+            .prop_map(|(class, topic)| Step::Commit { class, topic }),
         3 => Just(Step::Read),
         6 => Just(Step::Feed),
         1 => Just(Step::FeedOther),
@@ -418,7 +441,7 @@ struct World {
     /// The store: not removed, not parked.
     stored: BTreeMap<u64, Rec>,
     parked: BTreeSet<u64>,
-    cursor: (u64, u64),
+    cursor: [u64; 3],
     /// Removals the store has not yet made.
     to_remove: Vec<u64>,
     connected: bool,
@@ -444,7 +467,7 @@ impl World {
             newest: 0,
             stored: BTreeMap::new(),
             parked: BTreeSet::new(),
-            cursor: (0, 0),
+            cursor: [0; 3],
             to_remove: Vec::new(),
             connected: false,
             publishes: 0,
@@ -460,20 +483,16 @@ impl World {
     /// As the session reads: from a cursor for each lane, class 1 first, no more than is wanted.
     fn read(&mut self) -> usize {
         if self.delivery.take_rewind() {
-            self.cursor = (0, 0);
+            self.cursor = [0; 3];
         }
         let wanted = self.delivery.wants();
         let mut offered = 0;
-        for urgent in [true, false] {
-            let after = if urgent {
-                &mut self.cursor.0
-            } else {
-                &mut self.cursor.1
-            };
+        for class in 1..=3 {
+            let after = &mut self.cursor[usize::from(class - 1)];
             let lane = self
                 .stored
                 .values()
-                .filter(|r| r.urgent == urgent && r.seq > *after);
+                .filter(|r| r.class == class && r.seq > *after);
             let found: Vec<Rec> = lane.take(wanted - offered).cloned().collect();
             offered += found.len();
             for record in found {
@@ -617,17 +636,17 @@ impl World {
         self.connected = true;
         self.publishes = LIMITS.publishes.min(receive_maximum.into());
         self.last_id = 0;
-        self.cursor = (0, 0);
+        self.cursor = [0; 3];
     }
 
     fn apply(&mut self, step: Step) {
         match step {
-            Step::Commit { urgent, topic } => {
+            Step::Commit { class, topic } => {
                 self.newest += 1;
                 let topic = TOPICS[usize::from(topic)];
                 let record = Rec {
                     seq: self.newest,
-                    urgent,
+                    class,
                     topic,
                 };
                 self.stored.insert(self.newest, record);
@@ -777,7 +796,7 @@ proptest! {
                         last = *seq;
                     }
                 }
-                Step::Commit { .. } => world.apply(Step::Commit { urgent: false, topic: true }),
+                Step::Commit { .. } => world.apply(Step::Commit { class: 2, topic: true }),
                 Step::Answer { which, .. } => world.apply(Step::Answer { which, reason: 0 }),
                 Step::Lose | Step::Connect { .. } => {
                     // The oldest record the broker has not answered for goes first.
