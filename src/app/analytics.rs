@@ -22,8 +22,8 @@ use crate::detect::{Analysed, Models};
 use crate::rules::{FindingChange, OpenFinding, Phase, RuleConfig, RuleEngine};
 use crate::track::Tracker;
 use crate::uplink::{
-    CameraRef, ClockRef, FindingData, FindingPhase, ModelRef, ObjectRef, RuleRef, SiteIdentity,
-    SiteRef, StoreError, StoreHandle,
+    CameraRef, Change, ClockRef, FindingData, FindingPhase, ModelRef, ObjectRef, RecordBody,
+    RuleRef, SiteIdentity, SiteRef, StoreError, StoreHandle,
 };
 
 const TICK: Duration = Duration::from_secs(1);

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::analytics::clock_state;
+use super::blocking::on_thread;
 use super::health::Problems;
 use crate::base::geometry::NormRect;
 use crate::base::ids::CameraIx;
@@ -18,9 +19,9 @@ use crate::base::time::{FrameStamp, SharedClock};
 use crate::capture::AccessUnit;
 use crate::detect::{Analysed, ClassInfo, Models};
 use crate::evidence::{
-    BundleWriter, ClipSpan, ClipState, ClockWord, Draft, EvidenceConfig, EvidenceIndex, Faces, Job,
-    Jobs, Keeper, Marked, ModelWord, Picture, Pictures, RedactionWord, Remux, SiteName, Told, folder_of,
-    pictures,
+    BundleWriter, ClipSpan, ClipState, ClockWord, Draft, EvidenceConfig, EvidenceIndex,
+    EvidenceSettings, Faces, Job, Jobs, Keeper, Marked, ModelWord, Picture, Pictures, Redact,
+    RedactionWord, Remux, SiteName, Told, folder_of, pictures,
 };
 use crate::rules::FindingChange;
 use crate::uplink::{
@@ -151,7 +152,7 @@ struct Keeping {
 /// The analytics thread's part of evidence.
 #[derive(Debug)]
 pub struct EvidenceDesk {
-    config: EvidenceConfig,
+    settings: EvidenceSettings,
     words: Words,
     /// Why nothing can be kept, if so.
     keeping: Result<Keeping, String>,
@@ -191,7 +192,8 @@ impl EvidenceDesk {
             region: site.region.to_string(),
             id: site.site.to_string(),
         };
-        let (keeping, keeper) = match Keeper::open(config.clone(), name, metrics, clock) {
+        let settings = EvidenceSettings::new(config.clone());
+        let (keeping, keeper) = match Keeper::open(settings.clone(), name, metrics, clock) {
             Ok((keeper, jobs)) => {
                 let keeping = Keeping {
                     writer: BundleWriter::new(&config.dir),
@@ -211,7 +213,7 @@ impl EvidenceDesk {
             }
         };
         let desk = Self {
-            config,
+            settings,
             words,
             keeping,
             refs: Refs::default(),
@@ -231,6 +233,21 @@ impl EvidenceDesk {
     /// What evidence there is; `None` if none can be kept.
     pub fn index(&self) -> Option<EvidenceIndex> {
         self.keeping.as_ref().ok().map(|k| k.index.clone())
+    }
+
+    /// Another config is in force, or other models. Folder and key stay.
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "a reload of the config changes it; without one nobody does"
+        )
+    )]
+    pub fn change(&mut self, config: EvidenceConfig, words: Words) {
+        self.outbox
+            .let_unredacted_leave(config.redact == Redact::Off);
+        self.settings.change(config);
+        self.words = words;
     }
 
     /// What the ledger knows of findings that were open when the daemon last stopped.
@@ -346,8 +363,9 @@ impl EvidenceDesk {
                 colour: usize::from(o.class.0),
             })
             .collect();
+        let config = self.settings.now();
         let made = self
-            .pictures(analysed, &marked)
+            .pictures(analysed, &marked, &config)
             .map_err(|why| ("encode", why))?;
         data.evidence = made
             .pictures
@@ -363,7 +381,7 @@ impl EvidenceDesk {
                 withheld: p.withheld.clone(),
             })
             .collect();
-        let draft = self.draft(change, data, &made);
+        let draft = self.draft(change, data, &made, &config);
         let finding = serde_json::to_vec(data).map_err(|e| ("encode", e.to_string()))?;
         keeping
             .writer
@@ -379,7 +397,7 @@ impl EvidenceDesk {
             draft,
             original: made.seal_original.then(|| analysed.frame.clone()),
             clip: ClipSpan::around(
-                &self.config,
+                &config,
                 change.camera,
                 change.first_seen,
                 change.stamp.received_utc,
@@ -389,7 +407,13 @@ impl EvidenceDesk {
         Ok(Written { job, leaving })
     }
 
-    fn draft(&self, change: &FindingChange, data: &FindingData, made: &Pictures) -> Draft {
+    fn draft(
+        &self,
+        change: &FindingChange,
+        data: &FindingData,
+        made: &Pictures,
+        config: &EvidenceConfig,
+    ) -> Draft {
         let clock = clock_state();
         let opened = change.stamp.received_utc;
         Draft {
@@ -406,7 +430,7 @@ impl EvidenceDesk {
             config_sha256: self.words.config_sha256.clone(),
             models: self.words.models.clone(),
             redaction: RedactionWord {
-                policy: self.config.redact.as_str().to_owned(),
+                policy: config.redact.as_str().to_owned(),
                 faces: made.faces,
             },
         }
@@ -422,7 +446,12 @@ impl EvidenceDesk {
         }
     }
 
-    fn pictures(&self, analysed: &Analysed, marked: &[Marked]) -> Result<Pictures, String> {
+    fn pictures(
+        &self,
+        analysed: &Analysed,
+        marked: &[Marked],
+        config: &EvidenceConfig,
+    ) -> Result<Pictures, String> {
         let is_face = |class: u16| self.words.faces.get(usize::from(class)) == Some(&true);
         let rects: Vec<NormRect> = analysed
             .detections
@@ -440,8 +469,8 @@ impl EvidenceDesk {
             &analysed.frame,
             marked,
             faces,
-            self.config.redact,
-            self.config.jpeg_quality,
+            config.redact,
+            config.jpeg_quality,
         )
         .map_err(|e| e.to_string())
     }
@@ -452,7 +481,8 @@ impl EvidenceDesk {
         if asked.is_empty() {
             return;
         }
-        let made = self.pictures(analysed, &[]).and_then(|mut made| {
+        let config = self.settings.now();
+        let made = self.pictures(analysed, &[], &config).and_then(|mut made| {
             let frame = made.pictures.swap_remove(0);
             match frame.withheld {
                 Some(why) => Err(why),
@@ -495,6 +525,140 @@ fn leaving(
         })
     };
     pictures.filter_map(item).collect()
+}
+
+/// What the centre is answered when it asks for pictures: they are queued behind all records, and the
+/// answer names the topic they will come on.
+#[expect(
+    dead_code,
+    reason = "the centre's commands ask it; without them nobody does"
+)]
+#[derive(Clone, Debug)]
+pub struct EvidenceAnswers {
+    /// Where pictures are taken.
+    pub snapshots: Snapshots,
+    /// What there is; `None` if nothing can be kept.
+    pub index: Option<EvidenceIndex>,
+    /// Where files wait to be sent.
+    pub outbox: EvidenceOutbox,
+    /// Where that is durable.
+    pub store: StoreHandle,
+    /// The site's clock.
+    pub clock: SharedClock,
+}
+
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "the centre's commands ask it; without them nobody does"
+    )
+)]
+impl EvidenceAnswers {
+    /// Takes and queues the next picture of `camera`.
+    ///
+    /// # Errors
+    /// Why there is none, for people.
+    pub async fn send_snapshot(&self, camera: CameraIx) -> Result<serde_json::Value, String> {
+        let asked = self.snapshots.ask(camera);
+        let snapshot = match tokio::time::timeout(SNAPSHOT_WAIT, asked).await {
+            Ok(Ok(snapshot)) => snapshot?,
+            Ok(Err(_)) => return Err("the site is stopping".to_owned()),
+            Err(_) => {
+                let wait = SNAPSHOT_WAIT.as_secs();
+                return Err(format!(
+                    "no picture of it was looked at within {wait} s: cannot tell what it would show"
+                ));
+            }
+        };
+        // Not a finding, but a name of its own all the same.
+        let id = snapshot_id(&snapshot);
+        let item = EvidenceItem {
+            finding: id,
+            n: 1,
+            kind: "snapshot".to_owned(),
+            media: JPEG.to_owned(),
+            file: format!("{SNAPSHOTS}/{id}.jpg"),
+            sha256: snapshot.sha256.clone(),
+            bytes: snapshot.jpeg.len() as u64,
+            redacted: snapshot.redacted,
+            // Somebody waits for it.
+            class: 1,
+            queued_us: self.clock.utc().0,
+            once: true,
+        };
+        let folder = self.outbox.dir().join(SNAPSHOTS);
+        let path = self.outbox.dir().join(&item.file);
+        let jpeg = snapshot.jpeg;
+        let written = on_thread("snapshot", move || {
+            std::fs::create_dir_all(folder)?;
+            std::fs::write(path, jpeg)
+        });
+        let written = written.await.map_err(|e| e.to_string())?;
+        written.map_err(|e| format!("it cannot be kept until it is sent: {e}"))?;
+        let mut answer = self.queue(item).await?;
+        answer["taken"] = snapshot.stamp.received_utc.to_string().into();
+        Ok(answer)
+    }
+
+    /// Queues the clip of `finding`.
+    ///
+    /// # Errors
+    /// Why there is none that may leave, for people.
+    pub async fn send_clip(&self, finding: Uuid) -> Result<serde_json::Value, String> {
+        let index = self.index.as_ref().ok_or("no evidence is kept here")?;
+        let clip = match index.clip(finding) {
+            Some(ClipState::Ready(clip)) if clip.sealed => {
+                return Err(format!("withheld: {CLIP_WITHHELD}"));
+            }
+            Some(ClipState::Ready(clip)) => clip,
+            Some(ClipState::Pending) => return Err("its end has not come yet".to_owned()),
+            Some(ClipState::Missing(why)) => return Err(format!("there is none: {why}")),
+            Some(ClipState::Deleted) => {
+                return Err("it was removed to stay within the budget".to_owned());
+            }
+            None => return Err("there is no evidence of it any more".to_owned()),
+        };
+        let item = EvidenceItem {
+            finding,
+            n: CLIP_N,
+            kind: "clip".to_owned(),
+            media: MP4.to_owned(),
+            file: clip.path,
+            sha256: clip.sha256,
+            bytes: clip.bytes,
+            redacted: false,
+            class: clip.class,
+            queued_us: self.clock.utc().0,
+            once: false,
+        };
+        self.queue(item).await
+    }
+
+    async fn queue(&self, item: EvidenceItem) -> Result<serde_json::Value, String> {
+        let answer = serde_json::json!({
+            "topic": format!("evidence/{}/{}", item.finding, item.n),
+            "media": item.media,
+            "sha256": item.sha256,
+            "bytes": item.bytes,
+            "redacted": item.redacted,
+        });
+        let committed = self.store.commit_soon(vec![item.change()]).await;
+        committed.map_err(|e| e.chain())?;
+        self.outbox.add(item);
+        Ok(answer)
+    }
+}
+
+/// A camera that sees is looked at once a second at least.
+const SNAPSHOT_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+/// Folder of pictures that wait to be sent and belong to no finding.
+const SNAPSHOTS: &str = "snapshots";
+
+/// From its content and moment: asked twice for one picture, it is one.
+fn snapshot_id(snapshot: &Snapshot) -> Uuid {
+    let name = format!("{}/{}", snapshot.sha256, snapshot.stamp.received_utc);
+    id_of(name.as_bytes())
 }
 
 /// Why a clip stays at the site under the policy `faces`.
@@ -551,10 +715,17 @@ const MOST_NAMED: usize = 100;
 
 /// The same for the same record of the same site.
 fn notice_id(site: &str, index: u64) -> Uuid {
-    let digest = crate::base::digest::sha256_hex(format!("{site}/evidence/{index}").as_bytes());
+    id_of(format!("{site}/evidence/{index}").as_bytes())
+}
+
+fn id_of(name: &[u8]) -> Uuid {
+    let digest = crate::base::digest::sha256_hex(name);
     let bits = u128::from_str_radix(&digest[..32], 16).unwrap_or_default();
     uuid::Builder::from_u128(bits)
         .with_version(uuid::Version::Custom)
         .with_variant(uuid::Variant::RFC4122)
         .into_uuid()
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,10 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::analytics::{self, Analytics, Facts};
 use super::blocking::on_thread;
-use super::config::{Problems as ConfigProblems, SiteConfig, check_labels, resolve_rules};
-use super::evidence::{ClipWriter, EvidenceDesk, Snapshots, Words, teller};
+use super::config::{
+    CameraConfig, Problems as ConfigProblems, SiteConfig, check_labels, resolve_rules,
+};
+use super::evidence::{ClipWriter, EvidenceDesk, Words, teller};
 use super::exit::{ExitCode, Failure, OrExit as _};
-use super::health::{Problems, follow};
+use super::health::{Problems, follow, follow_main};
 use super::models::starts;
 use crate::base::heartbeat::Heartbeats;
 use crate::base::ids::{CameraId, CameraIx};
@@ -29,11 +31,12 @@ use crate::capture::{
 };
 use crate::decode::{Clips, DecodeHealth, DecodeThread, Frame, FrameBoard};
 use crate::detect::{DetectWorker, Models, ModelsError, Runtime};
-use crate::evidence::{self, Around, CameraRings, EvidenceIndex, Redact};
+use crate::evidence::{self, Around, CameraRings, Redact, SiteRings};
 use crate::rules::RuleEngine;
 use crate::track::Tracker;
 use crate::uplink::{
-    CameraReport, CameraState, EvidenceOutbox, SiteState, Store, StoreError, StoreHandle, Uplink, UplinkHealth,
+    CameraReport, CameraState, EvidenceOutbox, SiteState, Store, StoreError, StoreHandle, Uplink,
+    UplinkHealth,
 };
 
 /// The store's file in the state directory.
@@ -71,10 +74,6 @@ pub struct RunningSite {
     pub heartbeats: Heartbeats,
     /// Where the records are.
     pub store: StoreHandle,
-    /// Where pictures are asked for.
-    pub snapshots: Snapshots,
-    /// What evidence there is; `None` if none can be kept.
-    pub evidence: Option<EvidenceIndex>,
     faults: mpsc::Receiver<Fault>,
     capture_stop: CancellationToken,
     stopping: CancellationToken,
@@ -234,14 +233,8 @@ impl Site {
             &metrics,
             clock.clone(),
         );
-        let (snapshots, evidence_index) = (desk.snapshots(), desk.index());
-        let rings: Vec<CameraRings> = ids
-            .iter()
-            .map(|id| CameraRings {
-                sub: ring(&config, &metrics, id),
-                main: None,
-            })
-            .collect();
+        let main_problems = problems.clone();
+        let rings = SiteRings::default();
         let keeper = match keeper {
             None => None,
             Some(keeper) => {
@@ -342,6 +335,8 @@ impl Site {
         let (mut captures, mut decoders) = (Vec::new(), Vec::new());
         for (i, camera) in config.cameras.iter().enumerate() {
             let (ix, id) = (CameraIx(i as u16), camera.id.clone());
+            let of_camera = camera_rings(&config, camera, &metrics);
+            rings.insert(ix, of_camera.clone());
             let (units, received) = unit_queue(QueueDrops::new(&metrics, id.as_str()));
             let (capture_health, capture_seen) =
                 watch::channel(CaptureHealth::starting(clock.utc()));
@@ -366,7 +361,7 @@ impl Site {
                 id: id.clone(),
                 opener: opener(&camera.capture, &hosts, &clock),
                 units: Some(units),
-                ring: rings[i].sub.clone(),
+                ring: of_camera.sub,
                 health: capture_health,
                 metrics: metrics.clone(),
                 clock: clock.clone(),
@@ -383,13 +378,31 @@ impl Site {
                 state.clone(),
                 clock.clone(),
             ));
+            if let (Some(main), Some(ring)) = (&camera.main, of_camera.main) {
+                // Its name in logs and metrics; too long for a name only if the camera's is.
+                let main_id = CameraId::new(&main_name(&id)).unwrap_or_else(|_| id.clone());
+                let (health, seen) = watch::channel(CaptureHealth::starting(clock.utc()));
+                let name = format!("capture/{}", main_name(&id));
+                let capture = CameraTask {
+                    camera: ix,
+                    id: main_id,
+                    opener: opener(main, &hosts, &clock),
+                    units: None,
+                    ring,
+                    health,
+                    metrics: metrics.clone(),
+                    clock: clock.clone(),
+                    heartbeat: heartbeats.register(name.clone(), CameraTask::BEAT * BEAT_MARGIN),
+                    stop: capture_stop.clone(),
+                };
+                captures.push(spawn_task(&name, &faults, capture.run()));
+                tokio::spawn(follow_main(id, seen, main_problems.clone()));
+            }
         }
         Ok(RunningSite {
             metrics,
             heartbeats,
             store,
-            snapshots,
-            evidence: evidence_index,
             faults: fault_seen,
             capture_stop,
             stopping,
@@ -406,13 +419,22 @@ impl Site {
     }
 }
 
-/// A ring for one stream.
-fn ring(config: &SiteConfig, metrics: &Metrics, stream: &CameraId) -> GopRing {
+/// A camera's main stream in logs and metrics.
+fn main_name(camera: &CameraId) -> String {
+    format!("{camera}.main")
+}
+
+/// The rings of a camera's streams.
+fn camera_rings(config: &SiteConfig, camera: &CameraConfig, metrics: &Metrics) -> CameraRings {
     let limits = RingLimits {
         bytes: config.evidence.ring_bytes,
         span: config.evidence.ring_span(),
     };
-    GopRing::new(limits, metrics, stream.as_str())
+    let ring = |stream: &str| GopRing::new(limits, metrics, stream);
+    CameraRings {
+        sub: ring(camera.id.as_str()),
+        main: camera.main.as_ref().map(|_| ring(&main_name(&camera.id))),
+    }
 }
 
 /// Runs a task whose panic ends the site.

@@ -1,7 +1,9 @@
 //! Which part of the rings becomes a finding's clip.
 //!
 //! What must not be here: how a file is written; that is whoever implements [`Remux`].
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::config::EvidenceConfig;
@@ -28,6 +30,24 @@ pub struct CameraRings {
     pub sub: GopRing,
     /// Of the main stream, where there is one.
     pub main: Option<GopRing>,
+}
+
+/// The rings of all cameras, which come and go with the config; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct SiteRings(Arc<Mutex<BTreeMap<CameraIx, CameraRings>>>);
+
+impl SiteRings {
+    /// A camera's capture begins.
+    pub fn insert(&self, camera: CameraIx, rings: CameraRings) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(camera, rings);
+    }
+
+    /// The rings of a camera whose capture began, even if it has ended since.
+    pub fn of(&self, camera: CameraIx) -> Option<CameraRings> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&camera).cloned()
+    }
 }
 
 /// What a clip should show.

@@ -1,5 +1,6 @@
 //! What evidence needs to be told.
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// What is done to pictures before they may leave the site.
@@ -53,5 +54,34 @@ impl EvidenceConfig {
     /// How much time a ring must hold.
     pub fn ring_span(&self) -> Duration {
         self.pre_roll + Self::MAX_DWELL_SHOWN + self.post_roll
+    }
+}
+
+/// The settings in force, for all who work by them; clones share it. Folder and key stay what they were
+/// at the start.
+#[derive(Clone, Debug)]
+pub struct EvidenceSettings(Arc<Mutex<EvidenceConfig>>);
+
+impl EvidenceSettings {
+    /// These.
+    pub fn new(config: EvidenceConfig) -> Self {
+        Self(Arc::new(Mutex::new(config)))
+    }
+
+    /// As they are now.
+    pub fn now(&self) -> EvidenceConfig {
+        let config = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        config.clone()
+    }
+
+    /// From now on `to`, but for folder and key.
+    pub fn change(&self, to: EvidenceConfig) {
+        let mut config = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (dir, key_file) = (config.dir.clone(), config.key_file.clone());
+        *config = EvidenceConfig {
+            dir,
+            key_file,
+            ..to
+        };
     }
 }

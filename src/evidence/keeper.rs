@@ -35,8 +35,8 @@ use uuid::Uuid;
 use super::budget::{Budget, Held, too_much, too_old};
 use super::bundle::{self, CLIP, MANIFEST, PENDING, SEALED, SEALED_CLIP, SEALED_FRAME};
 use super::chain::Chain;
-use super::clip::{CameraRings, ClipSpan, Remux, is_short};
-use super::config::{EvidenceConfig, Redact};
+use super::clip::{CameraRings, ClipSpan, Remux, SiteRings, is_short};
+use super::config::{EvidenceConfig, EvidenceSettings, Redact};
 use super::disk::{Access, Disk, sync_folder};
 use super::index::EvidenceIndex;
 use super::key::{KeyError, PUBLIC_KEY_FILE, SiteKey};
@@ -144,6 +144,8 @@ struct Waiting {
 
 /// Everything the thread owns.
 pub struct Keeper {
+    settings: EvidenceSettings,
+    /// The settings, as of the last look at them.
     config: EvidenceConfig,
     chain: Chain,
     disk: Disk,
@@ -173,8 +175,8 @@ impl std::fmt::Debug for Keeper {
 
 /// What the thread needs of others once it runs.
 pub struct Around {
-    /// By camera.
-    pub rings: Vec<CameraRings>,
+    /// Where clips are cut from.
+    pub rings: SiteRings,
     /// Who writes clips.
     pub remux: Box<dyn Remux>,
     /// Who wants to hear.
@@ -195,21 +197,22 @@ impl Keeper {
     /// # Errors
     /// [`OpenError`] says what a person must do.
     pub fn open(
-        config: EvidenceConfig,
+        settings: EvidenceSettings,
         site: SiteName,
         metrics: &Metrics,
         clock: SharedClock,
     ) -> Result<(Self, Jobs), OpenError> {
-        Self::open_on(Disk::default(), config, site, metrics, clock)
+        Self::open_on(Disk::default(), settings, site, metrics, clock)
     }
 
     fn open_on(
         disk: Disk,
-        config: EvidenceConfig,
+        settings: EvidenceSettings,
         site: SiteName,
         metrics: &Metrics,
         clock: SharedClock,
     ) -> Result<(Self, Jobs), OpenError> {
+        let config = settings.now();
         let dir = config.dir.clone();
         let failed = |source| OpenError::Folder {
             path: dir.clone(),
@@ -249,6 +252,7 @@ impl Keeper {
         };
         let keeper = Self {
             started: (clock.mono(), clock.utc()),
+            settings,
             config,
             chain,
             disk,
@@ -403,17 +407,16 @@ impl Keeper {
     /// Whatever is due; when `stopping`, all.
     fn work(&mut self, around: &Around, stopping: bool) {
         let now = self.clock.mono();
+        self.config = self.settings.now();
         let crowded = self.waiting.len() > WAITING;
         let mut kept = Vec::new();
         let mut refused = None;
         for mut waiting in std::mem::take(&mut self.waiting) {
             around.heartbeat.beat();
-            let rings = waiting
-                .clip
-                .and_then(|c| around.rings.get(c.camera.index()));
+            let rings = waiting.clip.and_then(|c| around.rings.of(c.camera));
             let whole = waiting
                 .clip
-                .zip(rings)
+                .zip(rings.as_ref())
                 .is_none_or(|(span, rings)| rings.reach(&span));
             let patient = waiting.due.plus(CLIP_PATIENCE) > now && !whole;
             if !stopping && !crowded && (waiting.due > now || patient) {
@@ -421,7 +424,7 @@ impl Keeper {
                 continue;
             }
             if let Some(span) = waiting.clip.take()
-                && let Err(why) = self.clip(&waiting.draft, &span, rings, &*around.remux)
+                && let Err(why) = self.clip(&waiting.draft, &span, rings.as_ref(), &*around.remux)
             {
                 waiting.missing.push(Missing {
                     name: CLIP.to_owned(),

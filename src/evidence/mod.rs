@@ -23,8 +23,8 @@ mod verify;
 mod writer;
 
 pub use bundle::folder_of;
-pub use clip::{CameraRings, ClipSpan, Remux};
-pub use config::{EvidenceConfig, Redact};
+pub use clip::{CameraRings, ClipSpan, Remux, SiteRings};
+pub use config::{EvidenceConfig, EvidenceSettings, Redact};
 pub use draw::{COLOURS, draw};
 pub use index::{ClipFile, ClipState, EvidenceIndex};
 pub use keeper::{Around, BEAT, Job, Jobs, Keeper, OpenError, Told};

@@ -21,6 +21,7 @@
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -106,7 +107,7 @@ impl EvidenceItem {
 pub struct EvidenceOutbox {
     waiting: Arc<Mutex<BTreeMap<Order, EvidenceItem>>>,
     dir: Arc<Path>,
-    unredacted_may_leave: bool,
+    unredacted_may_leave: Arc<AtomicBool>,
 }
 
 impl EvidenceOutbox {
@@ -122,7 +123,7 @@ impl EvidenceOutbox {
         let outbox = Self {
             waiting: Arc::default(),
             dir: dir.into(),
-            unredacted_may_leave,
+            unredacted_may_leave: Arc::new(AtomicBool::new(unredacted_may_leave)),
         };
         for (key, body) in store.shelf(Shelf::Evidence)? {
             if !key.starts_with(KEY_PREFIX) {
@@ -143,6 +144,11 @@ impl EvidenceOutbox {
     /// Queues what is on the shelf.
     pub fn add(&self, item: EvidenceItem) {
         self.lock().insert(item.order(), item);
+    }
+
+    /// The policy changed.
+    pub fn let_unredacted_leave(&self, may: bool) {
+        self.unredacted_may_leave.store(may, Ordering::Relaxed);
     }
 
     /// The folder that files are named below.
@@ -350,7 +356,7 @@ impl EvidenceSender {
         let Some(item) = self.outbox.first() else {
             return;
         };
-        if !item.redacted && !self.outbox.unredacted_may_leave {
+        if !item.redacted && !self.outbox.unredacted_may_leave.load(Ordering::Relaxed) {
             let unfit = Unfit {
                 reason: "policy",
                 why: "faces in it are not blurred, and evidence.redact = \"faces\"".to_owned(),
@@ -450,7 +456,10 @@ fn withheld(item: &EvidenceItem, unfit: &Unfit, now: UtcMicros) -> Notice {
     let digest = sha256_hex(name.as_bytes());
     let bits = u128::from_str_radix(&digest[..32], 16).unwrap_or_default();
     Notice {
-        id: uuid::Builder::from_custom_bytes(bits.to_be_bytes()).into_uuid(),
+        id: uuid::Builder::from_u128(bits)
+            .with_version(uuid::Version::Custom)
+            .with_variant(uuid::Variant::RFC4122)
+            .into_uuid(),
         kind: "evidence.withheld".to_owned(),
         at: now,
         text: format!(

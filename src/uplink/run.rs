@@ -164,7 +164,13 @@ impl Uplink {
         let mut books = Books::new(self.store.clone());
         let mut evidence = self.evidence.clone().map(|outbox| {
             let (store, kbps) = (self.store.clone(), self.config.evidence_kbps);
-            EvidenceSender::new(outbox, store, kbps, self.metrics.clone(), self.clock.clone())
+            EvidenceSender::new(
+                outbox,
+                store,
+                kbps,
+                self.metrics.clone(),
+                self.clock.clone(),
+            )
         });
         let mut backoff = Backoff::new(BACKOFF_FIRST, BACKOFF_MAX);
         let mut epoch = 0;

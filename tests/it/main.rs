@@ -13,6 +13,7 @@ mod architecture;
 mod broker;
 mod camera;
 mod commands;
+mod evidence;
 mod models;
 mod pipeline;
 mod support;

@@ -365,6 +365,14 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "camera",
+        "main_url",
+        "`rtsp://host[:554]/path` or `file:/path/clip.mp4`",
+        "\"rtsp://192.168.1.64/Streaming/Channels/101\"",
+        Words("none: clips come from `url`"),
+        "The main stream, with the same login. It is received and kept in memory for clips, never decoded; clips come from `url` while it is away.",
+    ),
+    key(
+        "camera",
         "username",
         "text",
         "\"viewer\"",

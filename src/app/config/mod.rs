@@ -68,6 +68,8 @@ pub struct CameraConfig {
     pub gb28181: Option<String>,
     /// How its stream is received.
     pub capture: CaptureConfig,
+    /// How its main stream is, which is kept for clips and not looked at.
+    pub main: Option<CaptureConfig>,
     /// How it is decoded and sampled.
     pub decode: DecodeConfig,
 }

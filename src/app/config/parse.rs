@@ -436,13 +436,16 @@ fn note_duplicate(section: &Section<'_, '_>, id: Option<&Name>, seen: &mut Vec<N
 }
 
 fn read_camera(section: Section<'_, '_>, id: Option<Name>) -> Option<CameraConfig> {
-    let url = section.text("url").and_then(|text| match source_url(text) {
-        Ok(url) => Some(url),
-        Err((message, remedy)) => {
-            section.wrong("url", message, remedy);
-            None
-        }
-    });
+    let read_url = |key: &'static str| {
+        section.text(key).and_then(|text| match source_url(text) {
+            Ok(url) => Some(url),
+            Err((message, remedy)) => {
+                section.wrong(key, message, remedy);
+                None
+            }
+        })
+    };
+    let (url, main_url) = (read_url("url"), read_url("main_url"));
     let username = section.text("username").map(str::to_owned);
     let password = section.secret("password_file");
     for (one, other) in [("username", "password_file"), ("password_file", "username")] {
@@ -480,15 +483,17 @@ fn read_camera(section: Section<'_, '_>, id: Option<Name>) -> Option<CameraConfi
             "take it out",
         );
     }
-    if let Some(SourceUrl::File(path)) = &url
-        && let Err(e) = std::fs::File::open(section.resolve(path))
-    {
-        let message = format!("{}: {e}", section.resolve(path).display());
-        section.wrong(
-            "url",
-            message,
-            "name a clip that the daemon's user can read",
-        );
+    for (key, url) in [("url", &url), ("main_url", &main_url)] {
+        if let Some(SourceUrl::File(path)) = url
+            && let Err(e) = std::fs::File::open(section.resolve(path))
+        {
+            let message = format!("{}: {e}", section.resolve(path).display());
+            section.wrong(key, message, "name a clip that the daemon's user can read");
+        }
+    }
+    if main_url.is_some() && main_url == url {
+        let remedy = "name the camera's other stream, or take it out";
+        section.wrong("main_url", "is the same as `url`", remedy);
     }
     let analyse_fps = section.number("analyse_fps", 0.1..=30.0);
     let gate = section.boolean("motion_gate").unwrap_or(true);
@@ -516,10 +521,11 @@ fn read_camera(section: Section<'_, '_>, id: Option<Name>) -> Option<CameraConfi
             "correct it, or leave it out",
         );
     }
-    let source = url.map(|url| match url {
+    let login = username.zip(password);
+    let source_of = |url: SourceUrl| match url {
         SourceUrl::Rtsp(url) => SourceConfig::Rtsp {
             url,
-            login: username.zip(password),
+            login: login.clone(),
             transport: transport.unwrap_or_default(),
         },
         SourceUrl::File(path) => SourceConfig::File {
@@ -527,16 +533,19 @@ fn read_camera(section: Section<'_, '_>, id: Option<Name>) -> Option<CameraConfi
             pace: pace.unwrap_or_default(),
             repeat: repeat.unwrap_or(false),
         },
-    });
+    };
+    let capture_of = |url: SourceUrl| CaptureConfig {
+        source: source_of(url),
+        step_timeout: step_timeout.map_or(CaptureConfig::STEP_TIMEOUT, ms),
+        silence: silence.map_or(CaptureConfig::SILENCE, ms),
+    };
+    let (capture, main) = (url.map(capture_of), main_url.map(capture_of));
     section.finish();
     Some(CameraConfig {
         id: id?,
         gb28181: gb28181.map(str::to_owned),
-        capture: CaptureConfig {
-            source: source?,
-            step_timeout: step_timeout.map_or(CaptureConfig::STEP_TIMEOUT, ms),
-            silence: silence.map_or(CaptureConfig::SILENCE, ms),
-        },
+        capture: capture?,
+        main,
         decode: DecodeConfig {
             analyse_fps: analyse_fps.unwrap_or(DecodeConfig::default().analyse_fps),
             motion: gate.then_some(motion),

@@ -122,16 +122,25 @@ impl Site {
             region: "410724".to_owned(),
             id: "site-000123".to_owned(),
         };
-        Keeper::open_on(disk, self.config(), site, &self.metrics, self.clock.clone())
+        Keeper::open_on(
+            disk,
+            EvidenceSettings::new(self.config()),
+            site,
+            &self.metrics,
+            self.clock.clone(),
+        )
     }
 
     pub fn around(&self, remux: FakeRemux) -> Around {
         let told = self.told.clone();
+        let rings = SiteRings::default();
+        let of_camera = CameraRings {
+            sub: self.ring.clone(),
+            main: None,
+        };
+        rings.insert(CameraIx(0), of_camera);
         Around {
-            rings: vec![CameraRings {
-                sub: self.ring.clone(),
-                main: None,
-            }],
+            rings,
             remux: Box::new(remux),
             tell: Box::new(move |t| told.lock().unwrap().push(t)),
             heartbeat: Heartbeats::new(self.clock.clone()).register("evidence", BEAT),

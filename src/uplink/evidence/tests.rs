@@ -22,7 +22,7 @@ fn pictures_go_before_clips_then_by_class_then_by_age() {
     let outbox = EvidenceOutbox {
         waiting: Arc::default(),
         dir: Path::new("/nowhere").into(),
-        unredacted_may_leave: false,
+        unredacted_may_leave: Arc::default(),
     };
     for i in [
         item(1, "clip", 1, 1),
