@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::base::time::ManualClock;
+use crate::base::time::{Clock as _, ManualClock};
 use crate::uplink::payload::tests::{T, finding};
 
 const FIRST: FindingPhase = FindingPhase::Opened;
