@@ -180,7 +180,7 @@ impl Written {
 impl EvidenceDesk {
     /// Opens the site's evidence. What cannot be opened is a problem of the site, not its end.
     pub fn open(
-        config: EvidenceConfig,
+        config: &EvidenceConfig,
         site: &SiteIdentity,
         words: Words,
         outbox: EvidenceOutbox,
@@ -225,14 +225,15 @@ impl EvidenceDesk {
         (desk, keeper)
     }
 
-    /// Where snapshots are asked for.
-    pub fn snapshots(&self) -> Snapshots {
-        self.snapshots.clone()
-    }
-
-    /// What evidence there is; `None` if none can be kept.
-    pub fn index(&self) -> Option<EvidenceIndex> {
-        self.keeping.as_ref().ok().map(|k| k.index.clone())
+    /// What answers the centre when it asks for pictures.
+    pub fn answers(&self, store: StoreHandle, clock: SharedClock) -> EvidenceAnswers {
+        EvidenceAnswers {
+            snapshots: self.snapshots.clone(),
+            index: self.keeping.as_ref().ok().map(|k| k.index.clone()),
+            outbox: self.outbox.clone(),
+            store,
+            clock,
+        }
     }
 
     /// Another config is in force, or other models. Folder and key stay.
@@ -529,10 +530,6 @@ fn leaving(
 
 /// What the centre is answered when it asks for pictures: they are queued behind all records, and the
 /// answer names the topic they will come on.
-#[expect(
-    dead_code,
-    reason = "the centre's commands ask it; without them nobody does"
-)]
 #[derive(Clone, Debug)]
 pub struct EvidenceAnswers {
     /// Where pictures are taken.

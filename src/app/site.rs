@@ -17,7 +17,7 @@ use super::blocking::on_thread;
 use super::config::{
     CameraConfig, Problems as ConfigProblems, SiteConfig, check_labels, resolve_rules,
 };
-use super::evidence::{ClipWriter, EvidenceDesk, Words, teller};
+use super::evidence::{ClipWriter, EvidenceAnswers, EvidenceDesk, Words, teller};
 use super::exit::{ExitCode, Failure, OrExit as _};
 use super::health::{Problems, follow, follow_main};
 use super::models::starts;
@@ -31,7 +31,7 @@ use crate::capture::{
 };
 use crate::decode::{Clips, DecodeHealth, DecodeThread, Frame, FrameBoard};
 use crate::detect::{DetectWorker, Models, ModelsError, Runtime};
-use crate::evidence::{self, Around, CameraRings, Redact, SiteRings};
+use crate::evidence::{Around, BEAT as EVIDENCE_BEAT, CameraRings, Redact, SiteRings};
 use crate::rules::RuleEngine;
 use crate::track::Tracker;
 use crate::uplink::{
@@ -74,6 +74,12 @@ pub struct RunningSite {
     pub heartbeats: Heartbeats,
     /// Where the records are.
     pub store: StoreHandle,
+    /// What answers the centre when it asks for pictures.
+    #[expect(
+        dead_code,
+        reason = "the centre's commands ask it; without them nobody does"
+    )]
+    pub evidence: EvidenceAnswers,
     faults: mpsc::Receiver<Fault>,
     capture_stop: CancellationToken,
     stopping: CancellationToken,
@@ -225,7 +231,7 @@ impl Site {
         )
         .map_err(store_failure)?;
         let (desk, keeper) = EvidenceDesk::open(
-            config.evidence.clone(),
+            &config.evidence,
             &config.identity,
             Words::new(&models, config.revision.clone()),
             outbox.clone(),
@@ -234,6 +240,7 @@ impl Site {
             clock.clone(),
         );
         let main_problems = problems.clone();
+        let evidence = desk.answers(store.clone(), clock.clone());
         let rings = SiteRings::default();
         let keeper = match keeper {
             None => None,
@@ -248,7 +255,7 @@ impl Site {
                     rings: rings.clone(),
                     remux: Box::new(ClipWriter),
                     tell: Box::new(tell),
-                    heartbeat: heartbeats.register("evidence", evidence::BEAT),
+                    heartbeat: heartbeats.register("evidence", EVIDENCE_BEAT),
                 };
                 Some(spawn("evidence".to_owned(), &faults, move || {
                     keeper.run(&around);
@@ -403,6 +410,7 @@ impl Site {
             metrics,
             heartbeats,
             store,
+            evidence,
             faults: fault_seen,
             capture_stop,
             stopping,

@@ -6,6 +6,8 @@ use crate::base::time::Pts90k;
 
 /// Pictures are never put off by more than this; a larger step back is a clock that jumped.
 const MOST_REORDER_90K: i64 = 2 * 90_000;
+/// Nor is a gap in a clip longer than this; a larger step ahead is one too.
+const MOST_GAP_90K: i64 = 60 * 90_000;
 /// Between pictures whose times cannot be used.
 const STEP_90K: i64 = 3600;
 
@@ -55,7 +57,7 @@ fn forward(shown: &[Pts90k]) -> Vec<i64> {
         let mut at = t.0.saturating_add(shift);
         if let Some(newest) = newest {
             let step = at.saturating_sub(newest);
-            if step < -MOST_REORDER_90K || step > 60 * 90_000 {
+            if !(-MOST_REORDER_90K..=MOST_GAP_90K).contains(&step) {
                 shift = shift.saturating_add(newest.saturating_add(STEP_90K).saturating_sub(at));
                 at = newest.saturating_add(STEP_90K);
             }

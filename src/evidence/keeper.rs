@@ -18,19 +18,16 @@
 //!
 //! # Failure
 //!
-//! A full job queue loses the original and the clip of a finding, never its signature: the thread looks
-//! for unsigned bundles itself. A disk that refuses is tried again; the bundle stays unsigned meanwhile
+//! A full job queue loses the original and the clip of a finding, never its signature: what was known
+//! of it waits aside. A disk that refuses is tried again; the bundle stays unsigned meanwhile
 //! and the site says so.
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-
-use uuid::Uuid;
 
 use super::budget::{Budget, Held, too_much, too_old};
 use super::bundle::{self, CLIP, MANIFEST, PENDING, SEALED, SEALED_CLIP, SEALED_FRAME};
@@ -49,6 +46,8 @@ use crate::decode::Frame;
 
 /// Jobs that may wait: each may hold a frame.
 const JOBS: usize = 8;
+/// Bundles that may wait aside when that is full; more are signed at the next start.
+const ASIDE: usize = 1024;
 /// Bundles whose clip is not over yet; more are signed with what there is.
 const WAITING: usize = 64;
 const TICK: Duration = Duration::from_secs(1);
@@ -111,7 +110,7 @@ pub struct Job {
 #[derive(Clone, Debug)]
 pub struct Jobs {
     jobs: SyncSender<Job>,
-    look: Arc<AtomicBool>,
+    aside: Aside,
     index: EvidenceIndex,
     metrics: Metrics,
 }
@@ -124,14 +123,20 @@ impl Jobs {
         if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) =
             self.jobs.try_send(job)
         {
-            self.look.store(true, Ordering::Relaxed);
+            let mut aside = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
+            tracing::warn!(finding = %job.draft.finding, "evidence thread is behind: no clip and no original");
+            if aside.len() < ASIDE {
+                aside.push(job.draft);
+            }
             self.metrics
                 .counter(Metric::EvidenceJobsDropped, &[])
                 .add(1);
-            tracing::warn!(finding = %job.draft.finding, "evidence thread is behind: no clip and no original");
         }
     }
 }
+
+/// Bundles that are to be signed as they are.
+type Aside = Arc<Mutex<Vec<Draft>>>;
 
 #[derive(Debug)]
 struct Waiting {
@@ -150,7 +155,7 @@ pub struct Keeper {
     chain: Chain,
     disk: Disk,
     jobs: Receiver<Job>,
-    look: Arc<AtomicBool>,
+    aside: Aside,
     index: EvidenceIndex,
     waiting: Vec<Waiting>,
     metrics: Metrics,
@@ -243,21 +248,21 @@ impl Keeper {
             format!("evidence chain is damaged at {what}: see `mingchu verify`; new evidence is added behind it")
         });
         let (tx, rx) = sync_channel(JOBS);
-        let (look, index) = (Arc::<AtomicBool>::default(), EvidenceIndex::default());
+        let (aside, index) = (Aside::default(), EvidenceIndex::default());
         let jobs = Jobs {
             jobs: tx,
-            look: look.clone(),
+            aside: aside.clone(),
             index: index.clone(),
             metrics: metrics.clone(),
         };
-        let keeper = Self {
+        let mut keeper = Self {
             started: (clock.mono(), clock.utc()),
             settings,
             config,
             chain,
             disk,
             jobs: rx,
-            look,
+            aside,
             index,
             waiting: Vec::new(),
             metrics: metrics.clone(),
@@ -276,7 +281,7 @@ impl Keeper {
         self.index.clone()
     }
 
-    fn take_stock(&self, bodies: impl Iterator<Item = Body>) -> Result<(), OpenError> {
+    fn take_stock(&mut self, bodies: impl Iterator<Item = Body>) -> Result<(), OpenError> {
         for body in bodies {
             match body {
                 Body::Bundle(body) => self.index.add(&body),
@@ -298,31 +303,22 @@ impl Keeper {
                 tracing::warn!(err = %e, folder, "half-written bundle not removed");
             }
         }
+        self.find_unsigned(&folders);
         Ok(())
     }
 
     /// Runs until analytics is gone and all is signed. Call on a thread of its own.
     pub fn run(mut self, around: &Around) {
-        self.find_unsigned(&[]);
         loop {
             around.heartbeat.beat();
             match self.jobs.recv_timeout(TICK) {
                 Ok(job) => self.take(job),
-                Err(RecvTimeoutError::Timeout) => {
-                    if self.look.swap(false, Ordering::Relaxed) {
-                        let known: Vec<Uuid> =
-                            self.waiting.iter().map(|w| w.draft.finding).collect();
-                        self.find_unsigned(&known);
-                    }
-                }
+                Err(RecvTimeoutError::Timeout) => self.take_aside(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.work(around, false);
         }
-        if self.look.load(Ordering::Relaxed) {
-            let known: Vec<Uuid> = self.waiting.iter().map(|w| w.draft.finding).collect();
-            self.find_unsigned(&known);
-        }
+        self.take_aside();
         self.work(around, true);
     }
 
@@ -355,34 +351,53 @@ impl Keeper {
             .map_err(|e| e.to_string())
     }
 
-    /// Bundles that are on the disk and not signed, but for those known.
-    fn find_unsigned(&mut self, known: &[Uuid]) {
-        let folders = match bundle::all_folders(&self.config.dir) {
-            Ok(folders) => folders,
-            Err(e) => return self.failed("folder", &e.to_string()),
-        };
+    /// Bundles of `folders` that were written and not signed. Only at the start: later a bundle may be
+    /// one whose finding is just being committed.
+    fn find_unsigned(&mut self, folders: &[String]) {
         for folder in folders {
-            let path = self.config.dir.join(&folder).join(PENDING);
+            let path = self.config.dir.join(folder).join(PENDING);
             let Ok(text) = fs::read(&path) else { continue };
-            let draft: Draft = match serde_json::from_slice(&text) {
-                Ok(draft) => draft,
-                Err(e) => {
-                    self.failed("pending", &format!("{}: {e}", path.display()));
-                    continue;
-                }
-            };
-            if known.contains(&draft.finding) {
-                continue;
+            self.clear_parts(folder);
+            match serde_json::from_slice(&text) {
+                Ok(draft) => self.sign_as_it_is(Draft {
+                    folder: folder.clone(),
+                    ..draft
+                }),
+                Err(e) => self.failed("pending", &format!("{}: {e}", path.display())),
             }
-            self.index.expect(draft.finding, &folder, draft.class);
-            let missing = self.lacks(&folder, &draft);
-            self.waiting.push(Waiting {
-                due: MonoMicros(0),
-                draft: Draft { folder, ..draft },
-                clip: None,
-                missing,
-            });
         }
+    }
+
+    /// Files that were being written when the power went.
+    fn clear_parts(&self, folder: &str) {
+        let place = self.config.dir.join(folder);
+        for name in bundle::names_in(&place).unwrap_or_default() {
+            if bundle::is_part(&name)
+                && let Err(e) = self.disk.remove(&place.join(&name))
+            {
+                tracing::warn!(err = %e, folder, name, "half-written file not removed");
+            }
+        }
+    }
+
+    fn take_aside(&mut self) {
+        let mut aside = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
+        let drafts = std::mem::take(&mut *aside);
+        drop(aside);
+        for draft in drafts {
+            self.sign_as_it_is(draft);
+        }
+    }
+
+    fn sign_as_it_is(&mut self, draft: Draft) {
+        self.index.expect(draft.finding, &draft.folder, draft.class);
+        let missing = self.lacks(&draft.folder, &draft);
+        self.waiting.push(Waiting {
+            due: MonoMicros(0),
+            draft,
+            clip: None,
+            missing,
+        });
     }
 
     /// What a bundle should hold and does not, because nobody completed it in time.
@@ -552,14 +567,22 @@ impl Keeper {
             max_bytes: self.config.max_bytes,
             max_age: self.config.max_age,
         };
-        let held = self.index.held();
-        let held: Vec<&Held> = held.iter().collect();
-        let mut plans = vec![("max_mb", too_much(&held, &budget))];
-        if self.aged.is_none_or(|at| now.since(at) >= AGE_EVERY) && self.clock_is_steady(now) {
-            self.aged = Some(now);
-            plans.push(("max_days", too_old(&held, &budget, self.clock.utc())));
+        let aged = self.aged.is_none_or(|at| now.since(at) >= AGE_EVERY);
+        let aged = aged && self.clock_is_steady(now);
+        if !aged && self.index.bytes() <= budget.max_bytes {
+            return Ok(());
         }
-        for (reason, files) in plans {
+        if aged {
+            self.aged = Some(now);
+        }
+        for reason in ["max_mb", "max_days"] {
+            let held = self.index.held();
+            let held: Vec<&Held> = held.iter().collect();
+            let files = match reason {
+                "max_mb" => too_much(&held, &budget),
+                _ if aged => too_old(&held, &budget, self.clock.utc()),
+                _ => Vec::new(),
+            };
             if files.is_empty() {
                 continue;
             }

@@ -50,6 +50,22 @@ impl BundleWriter {
     ) -> Result<(), WriteError> {
         let place = self.dir.join(&draft.folder);
         let part = place.with_extension("part");
+        let written = self.try_write(draft, finding, pictures, &place, &part);
+        if written.is_err() {
+            // On a disk that is full every byte counts; if it cannot be removed, the next start does.
+            drop(std::fs::remove_dir_all(&part));
+        }
+        written
+    }
+
+    fn try_write(
+        &self,
+        draft: &Draft,
+        finding: &[u8],
+        pictures: &Pictures,
+        place: &Path,
+        part: &Path,
+    ) -> Result<(), WriteError> {
         let failed = |path: &Path, source| WriteError {
             path: path.to_owned(),
             source,
@@ -57,8 +73,8 @@ impl BundleWriter {
         let day = place.parent().unwrap_or(&self.dir);
         let new_day = !day.is_dir();
         self.disk
-            .make_folder(&part, Access::Group)
-            .map_err(|e| failed(&part, e))?;
+            .make_folder(part, Access::Group)
+            .map_err(|e| failed(part, e))?;
         for picture in &pictures.pictures {
             let path = part.join(picture.name);
             let sealed = picture.name.starts_with(SEALED);
@@ -71,16 +87,16 @@ impl BundleWriter {
                 .and_then(synced)
                 .map_err(|e| failed(&path, e))?;
         }
-        let pending = serde_json::to_vec(draft).map_err(|e| failed(&part, e.into()))?;
+        let pending = serde_json::to_vec(draft).map_err(|e| failed(part, e.into()))?;
         for (name, bytes) in [(FINDING, finding), (PENDING, &pending)] {
             let path = part.join(name);
             self.disk
                 .write(&path, bytes, Access::Group)
                 .map_err(|e| failed(&path, e))?;
         }
-        sync_folder(&part)
-            .and_then(|()| self.disk.rename(&part, &place))
-            .map_err(|e| failed(&place, e))?;
+        sync_folder(part)
+            .and_then(|()| self.disk.rename(part, place))
+            .map_err(|e| failed(place, e))?;
         if new_day {
             // The folders of day, month and year are new to those above them.
             for folder in day.ancestors().take_while(|f| f.starts_with(&self.dir)) {

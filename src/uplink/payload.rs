@@ -613,7 +613,8 @@ pub(super) mod tests {
                 "media": "image/jpeg",
                 "sha256": "1111111111111111111111111111111111111111111111111111111111111111",
                 "bytes": 81234,
-                "redacted": true
+                "redacted": true,
+                "n": 1
               }
             ],
             "clock": {

@@ -874,8 +874,8 @@ impl Session<'_> {
 
     /// Feeds a picture or clip, if no record waits to be fed.
     fn pump_evidence(&mut self) {
-        let read = (self.exhausted || self.delivery.wants() == 0) && self.reading.is_none();
-        let quiet = read
+        let quiet = self.exhausted
+            && self.reading.is_none()
             && self.opening.is_none()
             && self.pending.is_empty()
             && self.actives.is_empty()

@@ -91,21 +91,15 @@ fn site(labels: &[&str], redact: Redact, prepare: impl FnOnce(&Path)) -> Site {
         uscc: None,
     };
     let (desk, keeper) = EvidenceDesk::open(
-        config,
+        &config,
         &identity,
         words(labels),
-        outbox.clone(),
+        outbox,
         Problems::new(state),
         &metrics,
         clock.clone(),
     );
-    let answers = EvidenceAnswers {
-        snapshots: desk.snapshots(),
-        index: desk.index(),
-        outbox,
-        store,
-        clock,
-    };
+    let answers = desk.answers(store, clock);
     Site {
         desk,
         answers,

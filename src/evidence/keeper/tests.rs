@@ -11,6 +11,7 @@ use crate::base::ids::CameraIx;
 use crate::base::time::{Clock as _, FrameStamp, ManualClock};
 use crate::capture::{AccessUnit, Codec, GopRing, RingLimits};
 use crate::decode::YuvMatrix;
+use crate::evidence::index::ClipState;
 use crate::evidence::manifest::FileEntry;
 use crate::evidence::manifest::tests::draft;
 use crate::evidence::still::{Faces, Pictures, pictures};
@@ -275,8 +276,6 @@ fn a_clip_that_cannot_be_cut_is_named_as_missing() {
     assert!(site.verify().ok);
 }
 
-use crate::evidence::index::ClipState;
-
 #[test]
 fn a_bundle_waits_for_the_end_of_its_clip_and_a_stop_ends_the_wait() {
     let site = Site::new();
@@ -349,7 +348,7 @@ fn wherever_the_power_goes_a_removal_is_by_record() {
         for n in 1..4 {
             site.bundle(n);
         }
-        site.max_bytes = 1000;
+        site.max_bytes = 10;
         let disk = Disk {
             steps_left: Some(Cell::new(steps)),
         };

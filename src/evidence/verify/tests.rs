@@ -13,7 +13,9 @@ fn signed() -> Site {
     for n in 1..4 {
         site.bundle(n);
     }
-    site.max_bytes = 15_000;
+    let (keeper, jobs) = site.open(Disk::default()).unwrap();
+    site.max_bytes = keeper.index().bytes() - 1;
+    drop((keeper, jobs));
     site.restart();
     site.max_bytes = 1 << 30;
     let verdict = site.verify();
@@ -115,10 +117,13 @@ fn a_chain_that_was_tampered_with_names_its_first_broken_link() {
         with(&[a, b"{}\n", c, d]),
         named(1, 2, "it has no signature")
     );
-    // The newest bundle's entry is cut off: the bundle is still there to tell.
+    // The newest entries are cut off: a bundle and a hole are still there to tell.
     fs::write(&path, [a, b].concat()).unwrap();
-    let broken = first(&site);
-    assert_eq!((broken.index, broken.file), (None, draft(3).folder));
+    let broken = site.verify().broken;
+    assert_eq!(broken[0].index, Some(0));
+    assert!(broken[0].what.contains("missing"), "{broken:?}");
+    let last = &broken[broken.len() - 1];
+    assert_eq!((last.index, &last.file), (None, &draft(3).folder));
 }
 
 #[test]
