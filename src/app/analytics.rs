@@ -14,16 +14,17 @@ use tokio_util::sync::CancellationToken;
 use super::evidence::{EvidenceDesk, Written};
 use super::health::Problems;
 use crate::base::backoff::Backoff;
+use crate::base::geometry::Polygon;
 use crate::base::heartbeat::Heartbeat;
 use crate::base::ids::{CameraId, CameraIx, RuleIx};
 use crate::base::metrics::{Counter, Metric, Metrics};
-use crate::base::time::SharedClock;
+use crate::base::time::{SharedClock, UtcMicros};
 use crate::detect::{Analysed, Models};
-use crate::rules::{FindingChange, OpenFinding, Phase, RuleConfig, RuleEngine};
+use crate::rules::{FindingChange, OpenFinding, Phase, RuleConfig, RuleEngine, Zone};
 use crate::track::Tracker;
 use crate::uplink::{
-    CameraRef, Change, ClockRef, FindingData, FindingPhase, ModelRef, ObjectRef, RecordBody,
-    RuleRef, SiteIdentity, SiteRef, StoreError, StoreHandle,
+    CameraRef, Change, ClockRef, FindingData, FindingPhase, LedgerEntry, ModelRef, ObjectRef,
+    RecordBody, RuleRef, SiteIdentity, SiteRef, StoreError, StoreHandle, ZoneRef,
 };
 
 const TICK: Duration = Duration::from_secs(1);
@@ -60,19 +61,26 @@ impl Facts {
         at.map(|i| RuleIx(i as u16))
     }
 
+    /// A finding of the ledger as the rules know it, if the config still has its camera and rule.
+    fn known(&self, data: &FindingData) -> Option<OpenFinding> {
+        Some(OpenFinding {
+            finding: data.finding,
+            revision: data.revision,
+            rule: self.rule_ix(&data.rule.id)?,
+            camera: self.camera_ix(&data.camera.id)?,
+            first_seen: data.first_seen,
+            last_seen: data.last_seen,
+            samples: data.samples,
+            closed_at: data.closed_at,
+        })
+    }
+
     /// The payload of a change, without its evidence.
     fn data(&self, change: &FindingChange) -> FindingData {
         let rule = &self.rules[usize::from(change.rule.0)];
         let (camera, gb28181) = &self.cameras[change.camera.index()];
         let classes = self.models.classes();
-        let model = rule.classes.first().map(|c| {
-            let model = &self.models.models()[classes[usize::from(c.0)].model];
-            ModelRef {
-                name: model.card.name.clone(),
-                version: model.card.version.clone(),
-                sha256: model.card.sha256.clone(),
-            }
-        });
+        let models = self.models_of(rule);
         let objects = change.objects.iter().map(|o| ObjectRef {
             label: classes[usize::from(o.class.0)].label.clone(),
             score: o.score,
@@ -86,6 +94,7 @@ impl Facts {
                 Phase::Opened => FindingPhase::Opened,
                 Phase::Updated => FindingPhase::Updated,
                 Phase::Closed => FindingPhase::Closed,
+                Phase::Reopened => FindingPhase::Reopened,
             },
             code: rule.code.to_string(),
             class: rule.urgency.class(),
@@ -102,12 +111,16 @@ impl Facts {
             rule: RuleRef {
                 id: rule.id.to_string(),
                 version: rule.version,
-                dwell_ms: rule.dwell_ms,
-                threshold: rule.threshold,
-                window: rule.samples as u32,
+                dwell_ms: change.gate.dwell_ms,
+                threshold: change.gate.threshold,
+                window: change.gate.samples as u32,
                 clear_ms: rule.clear_ms,
+                hits: change.gate.hits.map(|h| h as u32),
+                when: rule.when.word().to_owned(),
+                off_hours: change.gate.off_hours,
+                cooldown_ms: rule.cooldown_ms,
             },
-            model,
+            model: models.first().cloned(),
             first_seen: change.first_seen,
             last_seen: change.last_seen,
             closed_at: change.closed_at,
@@ -116,8 +129,39 @@ impl Facts {
             objects: objects.collect(),
             evidence: Vec::new(),
             clock: clock_state(),
+            models,
+            zone: rule.zone.as_ref().map(zone_ref),
+            realert: change.realert,
+            reason: change.reason.map(|r| r.word().to_owned()),
             missing: Vec::new(),
         }
+    }
+
+    /// Every model whose classes the rule counts, the first class's first.
+    fn models_of(&self, rule: &RuleConfig) -> Vec<ModelRef> {
+        let mut seen = Vec::new();
+        for class in &rule.classes {
+            let model = self.models.classes()[usize::from(class.0)].model;
+            if !seen.contains(&model) {
+                seen.push(model);
+            }
+        }
+        let card = |model: usize| &self.models.models()[model].card;
+        let each = seen.into_iter().map(|model| ModelRef {
+            name: card(model).name.clone(),
+            version: card(model).version.clone(),
+            sha256: card(model).sha256.clone(),
+        });
+        each.collect()
+    }
+}
+
+fn zone_ref(zone: &Zone) -> ZoneRef {
+    let corners = |p: &Polygon| p.corners().iter().map(|c| [c.x, c.y]).collect();
+    ZoneRef {
+        name: zone.name.to_string(),
+        polygon: corners(&zone.polygon),
+        exclude: zone.exclude.iter().map(corners).collect(),
     }
 }
 
@@ -162,8 +206,9 @@ pub struct Analytics {
 }
 
 impl Analytics {
-    /// Takes up the findings that were open when the daemon last stopped. Those that the config no
-    /// longer knows are closed: they must not stay open at the centre for ever.
+    /// Takes up the findings that were open when the daemon last stopped, and those that have closed so
+    /// lately that they may reopen. Open ones that the config no longer knows are closed: they must
+    /// not stay open at the centre for ever.
     ///
     /// # Errors
     /// The ledger cannot be read, or the closing cannot be stored.
@@ -172,25 +217,9 @@ impl Analytics {
         let count = records.len();
         let (mut known, mut unknown) = (Vec::new(), Vec::new());
         for record in records {
-            let data = record.data;
-            let ids = self
-                .facts
-                .camera_ix(&data.camera.id)
-                .zip(self.facts.rule_ix(&data.rule.id));
-            match ids {
-                Some((camera, rule)) => known.push((
-                    OpenFinding {
-                        finding: data.finding,
-                        revision: data.revision,
-                        rule,
-                        camera,
-                        first_seen: data.first_seen,
-                        last_seen: data.last_seen,
-                        samples: data.samples,
-                    },
-                    data,
-                )),
-                None => unknown.push(data),
+            match self.facts.known(&record.data) {
+                Some(open) => known.push((open, record.data)),
+                None => unknown.push(record.data),
             }
         }
         let orphans = self
@@ -203,15 +232,39 @@ impl Analytics {
                 self.desk.remember(&data);
             }
         }
+        // The newest first: only one of an incident can reopen.
+        let closed = self.lately_closed()?;
+        for record in &closed {
+            self.desk.remember(&record.data);
+        }
+        let closed = closed.iter().rev();
+        let none_left = self
+            .engine
+            .restore(closed.filter_map(|r| self.facts.known(&r.data)).collect());
+        debug_assert_eq!(none_left, [], "only open findings can be left over");
         for mut data in unknown {
             tracing::warn!(finding = %data.finding, rule = %data.rule.id, camera = %data.camera.id, "closed: the config no longer has its rule or camera");
             data.revision += 1;
             data.phase = FindingPhase::Closed;
             data.closed_at = Some(self.clock.utc());
+            data.reason = Some("config".to_owned());
+            data.realert = false;
             data.clock = clock_state();
             self.store.commit_finding(data)?;
         }
         Ok(count)
+    }
+
+    /// Findings that are still within the longest cool-down of all rules.
+    fn lately_closed(&self) -> Result<Vec<LedgerEntry>, StoreError> {
+        let longest_ms = self.facts.rules.iter().map(|r| r.cooldown_ms).max();
+        let longest_ms = i64::try_from(longest_ms.unwrap_or(0)).unwrap_or(i64::MAX);
+        let since = self
+            .clock
+            .utc()
+            .0
+            .saturating_sub(longest_ms.saturating_mul(1000));
+        self.store.closed_since(UtcMicros(since))
     }
 
     /// Runs until all workers are gone. Call on a thread of its own.
@@ -240,10 +293,12 @@ impl Analytics {
         self.desk.answer_snapshots(analysed);
         let tracker = &mut self.trackers[analysed.detections.camera.index()];
         let set = tracker.update(&analysed.detections);
-        for change in self.engine.on_tracks(&set) {
+        let changes = self.engine.on_tracks(&set);
+        let any_new = changes.iter().any(|c| c.phase == Phase::Opened);
+        for change in changes {
             let mut data = self.facts.data(&change);
             self.desk.attach(&mut data);
-            let written = (change.phase == Phase::Opened)
+            let written = matches!(change.phase, Phase::Opened | Phase::Reopened)
                 .then(|| self.desk.take(analysed, &change, &mut data))
                 .flatten();
             let beside = written.as_ref().map(Written::changes);
@@ -251,11 +306,10 @@ impl Analytics {
             if let Some(written) = written {
                 self.desk.complete(written);
             }
-            if change.phase == Phase::Closed {
-                self.desk.closed(change.finding);
-            } else {
-                self.desk.goes_on(change.finding);
-            }
+        }
+        if any_new {
+            let engine = &self.engine;
+            self.desk.forget_unless(|finding| engine.remembers(finding));
         }
     }
 

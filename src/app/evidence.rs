@@ -3,7 +3,7 @@
 //!
 //! [`EvidenceDesk`] is the analytics thread's part. Where evidence cannot be kept (a key that is
 //! damaged, a disk that is full) findings go on and name what is missing.
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
@@ -33,11 +33,10 @@ use crate::uplink::{
 const PROBLEM: &str = "evidence";
 /// And while a finding's pictures could not be written.
 const WRITE_PROBLEM: &str = "evidence pictures";
-/// Closed findings whose references are remembered in case they reopen.
-const CLOSED: usize = 64;
 const JPEG: &str = "image/jpeg";
 const MP4: &str = "video/mp4";
-/// Last level of a clip's topic; pictures are 1 and 2.
+/// Last level of a clip's topic; pictures are 1 and 2, of a finding that reopened with revision r
+/// 10 r + 1 and 10 r + 2.
 pub const CLIP_N: u32 = 3;
 
 /// Writes clips with libavformat.
@@ -134,12 +133,8 @@ impl Snapshots {
     }
 }
 
-/// References of open findings, and of those closed lately.
-#[derive(Debug, Default)]
-struct Refs {
-    by_finding: HashMap<Uuid, (Vec<EvidenceRef>, Vec<MissingEvidence>)>,
-    closed: VecDeque<Uuid>,
-}
+/// What is there of a finding, and what is missing.
+type Known = (Vec<EvidenceRef>, Vec<MissingEvidence>);
 
 /// Where bundles go.
 #[derive(Debug)]
@@ -156,7 +151,8 @@ pub struct EvidenceDesk {
     words: Words,
     /// Why nothing can be kept, if so.
     keeping: Result<Keeping, String>,
-    refs: Refs,
+    /// References of findings that may still change.
+    refs: HashMap<Uuid, Known>,
     snapshots: Snapshots,
     outbox: EvidenceOutbox,
     problems: Problems,
@@ -216,7 +212,7 @@ impl EvidenceDesk {
             settings,
             words,
             keeping,
-            refs: Refs::default(),
+            refs: HashMap::new(),
             snapshots: Snapshots::default(),
             outbox,
             problems,
@@ -259,12 +255,12 @@ impl EvidenceDesk {
         if !known.0.is_empty() {
             known.1.retain(|m| m.kind != "clip");
         }
-        self.refs.by_finding.insert(data.finding, known);
+        self.refs.insert(data.finding, known);
     }
 
     /// What there is of a finding, for a revision of it.
     pub fn attach(&self, data: &mut FindingData) {
-        let Some((evidence, missing)) = self.refs.by_finding.get(&data.finding) else {
+        let Some((evidence, missing)) = self.refs.get(&data.finding) else {
             return;
         };
         data.evidence.clone_from(evidence);
@@ -288,23 +284,13 @@ impl EvidenceDesk {
         }
     }
 
-    /// The finding is over: its references are kept for a while, for it may reopen.
-    pub fn closed(&mut self, finding: Uuid) {
-        self.refs.closed.push_back(finding);
-        if self.refs.closed.len() > CLOSED
-            && let Some(oldest) = self.refs.closed.pop_front()
-        {
-            self.refs.by_finding.remove(&oldest);
-        }
+    /// Forgets the references of findings that cannot change any more.
+    pub fn forget_unless(&mut self, may_change: impl Fn(Uuid) -> bool) {
+        self.refs.retain(|finding, _| may_change(*finding));
     }
 
-    /// The finding is open, perhaps again.
-    pub fn goes_on(&mut self, finding: Uuid) {
-        self.refs.closed.retain(|f| *f != finding);
-    }
-
-    /// Makes and writes the pictures of a finding that opens, and enters them into `data`, the opening
-    /// revision. Give back what this returns once that is committed.
+    /// Makes and writes the pictures of a finding that opens or reopens, and enters them into `data`, that
+    /// revision, which must be complete otherwise. Give back what this returns once it is committed.
     pub fn take(
         &mut self,
         analysed: &Analysed,
@@ -328,7 +314,6 @@ impl EvidenceDesk {
                     );
                 }
                 tracing::error!(finding = %data.finding, err = %why, "the finding goes on without evidence");
-                data.evidence.clear();
                 let missing = |kind: &str| MissingEvidence {
                     kind: kind.to_owned(),
                     why: why.clone(),
@@ -368,10 +353,16 @@ impl EvidenceDesk {
         let made = self
             .pictures(analysed, &marked, &config)
             .map_err(|why| ("encode", why))?;
-        data.evidence = made
+        // Each time it reopens, its pictures come on topics of their own.
+        let first = if change.revision <= 1 {
+            1
+        } else {
+            10 * change.revision + 1
+        };
+        let references: Vec<EvidenceRef> = made
             .pictures
             .iter()
-            .zip(1..)
+            .zip(first..)
             .map(|(p, n)| EvidenceRef {
                 kind: p.kind.to_owned(),
                 media: JPEG.to_owned(),
@@ -382,18 +373,22 @@ impl EvidenceDesk {
                 withheld: p.withheld.clone(),
             })
             .collect();
+        data.missing.clear();
+        data.evidence.retain(|e| e.kind != "clip");
+        data.evidence.extend(references.iter().cloned());
         let draft = self.draft(change, data, &made, &config);
         let finding = serde_json::to_vec(data).map_err(|e| ("encode", e.to_string()))?;
-        keeping
-            .writer
-            .write(&draft, &finding, &made)
-            .map_err(|e| ("write", e.to_string()))?;
+        if let Err(e) = keeping.writer.write(&draft, &finding, &made) {
+            let kept = data.evidence.len() - references.len();
+            data.evidence.truncate(kept);
+            return Err(("write", e.to_string()));
+        }
         for picture in &made.pictures {
             self.metrics
                 .counter(Metric::EvidenceStills, &[("kind", picture.kind)])
                 .add(1);
         }
-        let leaving = leaving(data, &draft.folder, &made, change.stamp);
+        let leaving = leaving(data, &references, &draft.folder, &made, change.stamp);
         let job = Job {
             draft,
             original: made.seal_original.then(|| analysed.frame.clone()),
@@ -419,7 +414,7 @@ impl EvidenceDesk {
         let opened = change.stamp.received_utc;
         Draft {
             finding: data.finding,
-            folder: folder_of(data.finding, opened),
+            folder: folder_of(data.finding, change.revision, opened),
             camera: data.camera.id.clone(),
             code: data.code.clone(),
             class: data.class,
@@ -505,11 +500,12 @@ impl EvidenceDesk {
 /// The pictures of a finding that may leave, as they wait to be sent.
 fn leaving(
     data: &FindingData,
+    references: &[EvidenceRef],
     folder: &str,
     made: &Pictures,
     stamp: FrameStamp,
 ) -> Vec<EvidenceItem> {
-    let pictures = data.evidence.iter().zip(&made.pictures);
+    let pictures = references.iter().zip(&made.pictures);
     let item = |(reference, picture): (&EvidenceRef, &Picture)| {
         Some(EvidenceItem {
             finding: data.finding,

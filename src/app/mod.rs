@@ -11,6 +11,7 @@ mod demo;
 mod detect;
 mod evidence;
 pub mod exit;
+pub mod explain;
 mod health;
 mod logging;
 mod models;

@@ -43,7 +43,7 @@ pub fn starts(models: &Models, rules: &[RuleConfig], camera: CameraIx) -> Arc<[f
     for rule in rules.iter().filter(|r| r.cameras.contains(&camera)) {
         for class in &rule.classes {
             let start = &mut starts[usize::from(class.0)];
-            *start = start.min(rule.threshold);
+            *start = start.min(rule.least_threshold());
         }
     }
     starts.into()

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::Serialize;
 
-use super::config::{CODES, SiteConfig, check_labels, load, resolve_rules};
+use super::config::{
+    CODES, SiteConfig, check_labels, load, operating_point, resolve_rules, rule_of,
+};
 use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
 use super::models::{shipped_or, starts};
 use super::terminal::{Terminal, Tone};
@@ -81,23 +83,12 @@ struct ClipLine<'a> {
 fn without_config(models: Models) -> Setup {
     let rules = CODES.iter().filter_map(|c| {
         let classes: Vec<_> = c.labels.iter().filter_map(|l| models.class(l)).collect();
-        let points = classes
-            .iter()
-            .map(|c| models.classes()[usize::from(c.0)].threshold);
-        let threshold = points.fold(0.0, f32::max);
+        let code = Name::new(c.code).expect("codes are valid names");
         (!classes.is_empty()).then(|| RuleConfig {
-            id: Name::new(c.code).expect("codes are valid names"),
-            version: 1,
-            code: Name::new(c.code).expect("codes are valid names"),
-            urgency: c.urgency,
             cameras: vec![CAMERA],
+            threshold: operating_point(&classes, &models),
             classes,
-            zone: None,
-            threshold,
-            samples: c.samples,
-            dwell_ms: c.dwell_ms,
-            clear_ms: 20_000,
-            update_ms: 60_000,
+            ..rule_of(code.clone(), code, None)
         })
     });
     Setup {
@@ -207,7 +198,7 @@ impl Replay<'_> {
                     label: label.unwrap_or_default(),
                 });
             }
-            Phase::Updated | Phase::Closed => {
+            Phase::Updated | Phase::Closed | Phase::Reopened => {
                 let mine = self
                     .findings
                     .iter_mut()

@@ -95,6 +95,17 @@ impl Polygon {
         &self.0
     }
 
+    /// Area as a fraction of the picture's; of a polygon that crosses itself, anything less.
+    pub fn area(&self) -> f32 {
+        let mut b = self.0[self.0.len() - 1];
+        let mut twice = 0.0;
+        for &a in &self.0 {
+            twice += b.x * a.y - a.x * b.y;
+            b = a;
+        }
+        twice.abs() / 2.0
+    }
+
     /// Whether `p` lies inside, by the even-odd rule. Points on an edge may go either way.
     pub fn contains(&self, p: Point) -> bool {
         let mut inside = false;
@@ -162,6 +173,17 @@ mod tests {
         assert!(l.contains(p(0.2, 0.8)) && l.contains(p(0.8, 0.2)));
         assert!(!l.contains(p(0.8, 0.8)) && !l.contains(p(0.05, 0.5)));
         assert!(!l.crosses_itself());
+    }
+
+    #[test]
+    fn the_area_does_not_depend_on_the_direction_of_the_corners() {
+        let l = vec![p(0.0, 0.0), p(0.5, 0.0), p(0.5, 0.4), p(0.0, 0.4)];
+        let back = l.iter().rev().copied().collect();
+        for corners in [l, back] {
+            assert!((Polygon::new(corners).unwrap().area() - 0.2).abs() < 1e-6);
+        }
+        let line = Polygon::new(vec![p(0.1, 0.1), p(0.5, 0.5), p(0.9, 0.9)]).unwrap();
+        assert!(line.area() < 1e-6);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! What lies where: one folder for each finding, `<yyyy>/<mm>/<dd>/<finding>/`, by the UTC day on which
-//! it opened.
+//! it opened; one more, `<finding>-<revision>`, for each time it reopened.
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `finding.json` | the opening revision, as committed |
+//! | `finding.json` | the revision that opened or reopened it, as committed |
 //! | `frame.jpg`, `annotated.jpg` | the deciding picture, clean and with boxes; what may leave the site |
 //! | `clip.mp4` | the video around it, where policy lets it leave |
 //! | `sealed/` | pictures and video as the camera saw them, for the daemon's user only |
@@ -37,13 +37,18 @@ pub const MANIFEST: &str = "manifest.json";
 /// See the table above.
 pub const PENDING: &str = "pending.json";
 
-/// Where a finding's bundle lies, below the chain's folder.
-pub fn folder_of(finding: Uuid, opened: UtcMicros) -> String {
+/// Where the bundle of a finding that opened, or reopened with this revision, lies below the chain's
+/// folder.
+pub fn folder_of(finding: Uuid, revision: u32, opened: UtcMicros) -> String {
     let time = opened.to_string();
     // A clock that is off by millennia gives no date.
     let date = time.get(..10).filter(|d| d.as_bytes()[4] == b'-');
     let day = date.map_or_else(|| "0000/00/00".to_owned(), |d| d.replace('-', "/"));
-    format!("{day}/{finding}")
+    if revision <= 1 {
+        format!("{day}/{finding}")
+    } else {
+        format!("{day}/{finding}-{revision}")
+    }
 }
 
 /// Whether a name from an entry stays inside the folder it is looked for in.
@@ -131,11 +136,11 @@ mod tests {
     fn a_bundle_lies_by_its_day_whatever_the_clock_says() {
         let id = Uuid::from_u128(7);
         assert_eq!(
-            folder_of(id, UtcMicros(1_795_490_400_412_999)),
+            folder_of(id, 1, UtcMicros(1_795_490_400_412_999)),
             format!("2026/11/24/{id}")
         );
         for broken in [UtcMicros(i64::MAX), UtcMicros(i64::MIN)] {
-            assert!(is_inside(&folder_of(id, broken)));
+            assert!(is_inside(&folder_of(id, 4, broken)));
         }
     }
 

@@ -40,13 +40,14 @@ pub struct ClipFile {
 
 #[derive(Debug)]
 struct Bundle {
+    finding: Uuid,
     held: Held,
     clip: ClipState,
 }
 
-/// All bundles of which files are left. Clones share it.
+/// All bundles, by folder. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct EvidenceIndex(Arc<Mutex<BTreeMap<Uuid, Bundle>>>);
+pub struct EvidenceIndex(Arc<Mutex<BTreeMap<String, Bundle>>>);
 
 /// RFC 3339 as in entries; the beginning of time if it is none.
 pub fn micros(text: &str) -> UtcMicros {
@@ -55,13 +56,16 @@ pub fn micros(text: &str) -> UtcMicros {
 }
 
 impl EvidenceIndex {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Uuid, Bundle>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Bundle>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The clip of a finding; none if its bundle is unknown or all its files are gone.
+    /// The clip of a finding, of the newest if it reopened; none if there is no bundle of it.
     pub fn clip(&self, finding: Uuid) -> Option<ClipState> {
-        self.lock().get(&finding).map(|b| b.clip.clone())
+        let all = self.lock();
+        let of_it = all.values().filter(|b| b.finding == finding);
+        let newest = of_it.max_by_key(|b| b.held.opened);
+        newest.map(|b| b.clip.clone())
     }
 
     /// A bundle whose clip is awaited.
@@ -72,8 +76,12 @@ impl EvidenceIndex {
             opened: UtcMicros(i64::MAX),
             files: Vec::new(),
         };
-        let clip = ClipState::Pending;
-        self.lock().entry(finding).or_insert(Bundle { held, clip });
+        let bundle = Bundle {
+            finding,
+            held,
+            clip: ClipState::Pending,
+        };
+        self.lock().entry(folder.to_owned()).or_insert(bundle);
     }
 
     /// A bundle that is signed.
@@ -102,7 +110,12 @@ impl EvidenceIndex {
             opened: micros(&draft.opened),
             files: body.files.clone(),
         };
-        self.lock().insert(draft.finding, Bundle { held, clip });
+        let bundle = Bundle {
+            finding: draft.finding,
+            held,
+            clip,
+        };
+        self.lock().insert(draft.folder.clone(), bundle);
     }
 
     /// Files that are gone.

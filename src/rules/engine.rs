@@ -1,26 +1,33 @@
-//! From tracks to findings: the gate, the dwell, and a finding's life.
+//! From tracks to findings: the hours, the gate, the dwell, and a finding's life.
 //!
 //! What must not be here: a clock (time is the stamps'), evidence, payloads, what a class or a code
 //! means. One [`RuleEngine`] per site, called with each camera's pictures in order.
 //!
 //! # Operation, for each picture of a camera and each rule that watches it
 //!
-//! 1. **Sample.** Each track seen in the picture adds one value to its window of the newest
+//! 1. **Hours.** Outside its hours ([`When`](super::When)) a rule neither samples, dwells nor clears, and forgets its
+//!    tracks' windows; what is open closes with the first picture outside, for that reason.
+//! 2. **Sample.** Each track seen in the picture adds one value to its window of the newest
 //!    `samples`: its score if its class is one of the rule's, else 0. Tentative tracks sample too,
-//!    so that the window of a newly confirmed one is not empty.
-//! 2. **Gate.** A track *passes* if it is confirmed, the middle of its box is in the zone, its
-//!    window holds at least `min(samples, 3)` values and their median reaches `threshold`. Of an
-//!    even number the lower middle is the median, so more than half of the values reach the
-//!    threshold.
-//! 3. **Violation.** A track *shows* the violation if it passes and its class in this very picture
+//!    so that the window of a newly confirmed one is not empty. So does its place: it counts as in
+//!    the zone, or out of it, after `zone_samples` pictures in a row that say so.
+//! 3. **Gate.** A track *passes* if it is confirmed, counts as in the zone, its scores are high
+//!    enough, and it is no thing that has stood still for `still_ms` (`still.rs`). Scores are
+//!    high enough if `hits` of the window reach `threshold`; without `hits`, if the window holds at least
+//!    `min(samples, 3)` values and their median reaches it. Of an even number the lower middle is
+//!    the median, so more than half of the values reach the threshold. Outside business hours
+//!    `off_hours` may lower threshold and dwell.
+//! 4. **Violation.** A track *shows* the violation if it passes and its class in this very picture
 //!    is one of the rule's. Only such pictures open or update a finding, count in `samples` and
 //!    move `last_seen`, so that the still taken from them shows what the finding says.
-//! 4. **Dwell.** A streak begins when a track first passes. It goes on while the track passes, and
+//! 5. **Dwell.** A streak begins when a track first passes. It goes on while the track passes, and
 //!    while it does not, whether lost, at the zone's edge or with a sinking median, for up to
-//!    [`MAX_STREAK_GAP`]. After `dwell_ms` a picture that shows the violation opens the finding.
-//! 5. **Life.** While open, a picture that shows the violation on any track of the camera, dwelt or
-//!    not, keeps it open, and revises it at most once per `update_ms`. It closes after `clear_ms`
-//!    without such a picture.
+//!    [`MAX_STREAK_GAP`](super::MAX_STREAK_GAP). After `dwell_ms` a picture that shows the violation
+//!    opens the finding, or reopens the one that closed no longer than `cooldown_ms` ago.
+//! 6. **Life.** While open, a picture that shows the violation on any track of the camera, dwelt or
+//!    not, keeps it open, and revises it at most once per `update_ms`. Of these revisions the first that
+//!    comes `realert_ms` after the last news (opened, reopened, re-alert) is a re-alert, and does not
+//!    wait for `update_ms`. It closes after `clear_ms` without such a picture.
 //!
 //! # Decisions
 //!
@@ -31,38 +38,41 @@
 //!    each step at most [`MAX_WATCHED_GAP`]. While a camera is blind there are no pictures, so
 //!    nothing closes: "not seen" is never "not watched".
 //! 3. **A lost track does not hold a finding open** by itself: the camera watched and did not see
-//!    it. `clear_ms` is there for that. It does keep its streak for a moment (see 4 above).
-//! 4. **A closed finding is final**, and takes all streaks of its incident with it: whatever comes
-//!    next dwells anew and opens another finding.
-//! 5. **After a restart** windows and streaks are empty: a restored finding is seen again once a
-//!    track's window has filled, and the clear time begins with the first picture.
+//!    it. `clear_ms` is there for that. It does keep its streak for a moment (see 5 above).
+//! 4. **Closing takes all streaks of its incident with it**: whatever comes next dwells anew. Within the
+//!    cool-down it reopens the same finding with its next revision, after it it opens another one.
+//! 5. **The cool-down counts all time**, watched or not: it says how long two sights are one affair,
+//!    which does not depend on who looked. One closed finding per incident is remembered, no more.
+//! 6. **Hours that end close** (reason `off-schedule`) rather than hold: nobody watches any more,
+//!    and a finding that stays open all night would claim that it goes on.
+//! 7. **After a restart** windows, streaks and spots are empty: a restored finding is seen again once a
+//!    track's window has filled, and the clear time begins with the first picture. A cool-down goes
+//!    on by the wall clock, if the caller knows what had closed.
 //!
 //! # Invariants
 //!
-//! Per finding: revisions 1, 2, 3 … without gaps; phases opened, updated …, closed; nothing after
-//! closed. Per (rule, camera): at most one open. Every change names a configured rule and a camera
-//! it watches. Equal input gives equal output, ids included.
-use std::collections::{BTreeMap, VecDeque};
+//! Per finding: revisions 1, 2, 3 … without gaps; opened first; after closed only reopened, and
+//! only within the cool-down. Per (rule, camera): at most one open. Every change names a configured
+//! rule and a camera it watches. Outside a rule's hours nothing opens. Equal input gives equal output,
+//! ids included. [`explain`](RuleEngine::explain) says "lacks nothing" exactly of what is open and shown.
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-use uuid::Uuid;
-
-use super::config::RuleConfig;
-use super::finding::{FindingChange, FindingObject, OpenFinding, Phase};
+use super::config::{Gate, RuleConfig};
+use super::explain::{Nearest, RuleState, Shortfall, Standing};
+use super::finding::{CloseReason, FindingChange, FindingObject, OpenFinding};
+use super::history::History;
+use super::life::{Case, Life, Violator};
+use super::schedule::{Cursor, Span};
+use super::still::Spots;
 use crate::base::ids::{CameraIx, RuleIx};
-use crate::base::time::{FrameStamp, MonoMicros, UtcMicros};
+use crate::base::time::{FrameStamp, MonoMicros};
 use crate::track::{Track, TrackId, TrackSet, TrackState};
 
 /// Time between two successive pictures of a camera counts as watched up to this. Pictures come
 /// at least once a second even of a still scene (`MotionConfig::refresh`); what is longer than a
 /// few of those is a camera that does not see.
 pub const MAX_WATCHED_GAP: Duration = Duration::from_secs(5);
-/// How long a track may fail the gate, in watched time, without its dwell beginning anew. As long
-/// as the tracker's default patience with lost tracks (`TrackConfig::lost_ms`).
-pub const MAX_STREAK_GAP: Duration = Duration::from_millis(2500);
-/// A window of fewer values than this passes only if the rule asks for no more.
-const LEAST_SAMPLES: usize = 3;
 
 /// All rules of a site and the findings they have open.
 #[derive(Clone, Debug)]
@@ -78,58 +88,23 @@ pub struct RuleEngine {
 struct Watch {
     /// Receipt of the newest picture; never runs backward.
     now: Option<MonoMicros>,
+    /// What it showed, for [`RuleEngine::explain`].
+    newest: Option<TrackSet>,
     incidents: BTreeMap<RuleIx, Incident>,
 }
 
 /// One rule on one camera.
 #[derive(Clone, Debug, Default)]
 struct Incident {
+    hours: Cursor,
+    business: Cursor,
+    /// Asked for in the newest picture.
+    gate: Gate,
+    /// The hours in which the rule does not watch, if the newest picture fell into such.
+    resting: Option<Span>,
     histories: BTreeMap<TrackId, History>,
-    open: Option<Open>,
-}
-
-/// What a rule remembers of a live track.
-#[derive(Clone, Debug, Default)]
-struct History {
-    /// Sample values, oldest first.
-    window: VecDeque<f32>,
-    streak: Option<Streak>,
-}
-
-/// A track passing the gate, short gaps included.
-#[derive(Clone, Copy, Debug)]
-struct Streak {
-    first: FrameStamp,
-    /// Watched time since `first`.
-    dwelt: Duration,
-    /// Watched time since it last passed.
-    gap: Duration,
-    /// Pictures that showed the violation.
-    shown: u32,
-}
-
-/// A finding that is open.
-#[derive(Clone, Debug)]
-struct Open {
-    finding: Uuid,
-    revision: u32,
-    first_seen: UtcMicros,
-    last_seen: UtcMicros,
-    samples: u32,
-    /// Watched time since it was last seen.
-    unseen: Duration,
-    /// Receipt of the picture of the newest revision; `None` after a restart.
-    revised: Option<MonoMicros>,
-    scores: Vec<f32>,
-    objects: Vec<FindingObject>,
-}
-
-/// A track that shows the violation in the current picture.
-struct Violator {
-    object: FindingObject,
-    median: f32,
-    streak: Streak,
-    scores: Vec<f32>,
+    spots: Spots,
+    life: Life,
 }
 
 impl RuleEngine {
@@ -156,31 +131,24 @@ impl RuleEngine {
     }
 
     /// Goes on with findings that were open when the site last stopped, before the first picture.
-    /// Each continues with its next revision: *updated* when seen again, *closed* when not.
+    /// Each continues with its next revision: *updated* when seen again, *closed* when not. Those that had
+    /// closed may be given too, and reopen if they are still within their cool-down.
     ///
-    /// Returns those that no rule can continue, because the config has changed: the rule does not
-    /// exist or does not watch the camera, a finding is open there already, or the revision is 0.
-    /// They stay with the caller, who has to close them.
+    /// Returns the open ones that no rule can continue, because the config has changed: the rule
+    /// does not exist or does not watch the camera, a finding is open there already, or the revision
+    /// is 0. They stay with the caller, who has to close them.
     #[must_use = "findings that no rule continues must be closed by the caller"]
     pub fn restore(&mut self, findings: Vec<OpenFinding>) -> Vec<OpenFinding> {
         let mut orphans = Vec::new();
-        for f in findings {
-            let watch = self.cameras.get_mut(&f.camera);
-            match watch.and_then(|w| w.incidents.get_mut(&f.rule)) {
-                Some(incident) if incident.open.is_none() && f.revision > 0 => {
-                    incident.open = Some(Open {
-                        finding: f.finding,
-                        revision: f.revision,
-                        first_seen: f.first_seen,
-                        last_seen: f.last_seen,
-                        samples: f.samples,
-                        unseen: Duration::ZERO,
-                        revised: None,
-                        scores: Vec::new(),
-                        objects: Vec::new(),
-                    });
-                }
-                _ => orphans.push(f),
+        for known in findings {
+            let watch = self.cameras.get_mut(&known.camera);
+            let incident = watch.and_then(|w| w.incidents.get_mut(&known.rule));
+            let continued = incident.is_some_and(|incident| {
+                let rule = &self.rules[usize::from(known.rule.0)];
+                known.revision > 0 && incident.life.restore(rule, &known)
+            });
+            if !continued && known.closed_at.is_none() {
+                orphans.push(known);
             }
         }
         orphans
@@ -189,8 +157,8 @@ impl RuleEngine {
     /// Takes the tracks of one picture and says which findings changed, by rising [`RuleIx`].
     ///
     /// Time is `stamp.received`; a stamp that is equal to or earlier than the camera's last is
-    /// taken as "no time has passed". Pictures without tracks count: they are watched time. A
-    /// camera that no rule watches changes nothing.
+    /// taken as "no time has passed". Only hours are read from `stamp.received_utc`. Pictures
+    /// without tracks count: they are watched time. A camera that no rule watches changes nothing.
     pub fn on_tracks(&mut self, set: &TrackSet) -> Vec<FindingChange> {
         let Some(watch) = self.cameras.get_mut(&set.camera) else {
             return Vec::new();
@@ -204,36 +172,69 @@ impl RuleEngine {
             now,
             watched: now.since(before).min(MAX_WATCHED_GAP),
         };
+        match &mut watch.newest {
+            Some(newest) => {
+                newest.stamp = set.stamp;
+                newest.tracks.clone_from(&set.tracks);
+            }
+            None => watch.newest = Some(set.clone()),
+        }
         let (rules, seed) = (&self.rules, &self.seed);
         let each = watch.incidents.iter_mut();
         each.filter_map(|(&ix, incident)| {
             let rule = &rules[usize::from(ix.0)];
-            let violators = incident.violators(rule, &set.tracks, &moment);
-            incident.transition(seed, ix, rule, violators, &moment)
+            incident.take(seed, ix, rule, &set.tracks, &moment)
         })
         .collect()
     }
 
-    /// What is open now, by rising camera, then rule; for the ledger, so that
-    /// [`restore`](Self::restore) can go on with it.
+    /// What is open now, by rising camera, then rule.
     pub fn open(&self) -> Vec<OpenFinding> {
+        let mut open = self.remembered();
+        open.retain(|f| f.closed_at.is_none());
+        open
+    }
+
+    /// What is open or may reopen, by rising camera, then rule, so that the
+    /// [`restore`](Self::restore) of another engine can go on with it.
+    pub fn remembered(&self) -> Vec<OpenFinding> {
         let incidents = self
             .cameras
             .iter()
             .flat_map(|(&camera, w)| w.incidents.iter().map(move |(&rule, i)| (camera, rule, i)));
         incidents
-            .filter_map(|(camera, rule, incident)| {
-                incident.open.as_ref().map(|open| OpenFinding {
-                    finding: open.finding,
-                    revision: open.revision,
-                    rule,
-                    camera,
-                    first_seen: open.first_seen,
-                    last_seen: open.last_seen,
-                    samples: open.samples,
-                })
-            })
+            .filter_map(|(camera, rule, incident)| incident.life.known(rule, camera))
             .collect()
+    }
+
+    /// Whether a finding may still change: it is open, or may reopen.
+    pub fn remembers(&self, finding: uuid::Uuid) -> bool {
+        let mut incidents = self.cameras.values().flat_map(|w| w.incidents.values());
+        incidents.any(|incident| match &incident.life {
+            Life::Open(open) => open.id == finding,
+            Life::CoolingDown(closed) => closed.finding.id == finding,
+            Life::Idle => false,
+        })
+    }
+
+    /// What each rule of a camera saw and lacked in the camera's newest picture, by rising
+    /// [`RuleIx`]. Works nothing out that was not asked for: a site that never asks pays for one copy of
+    /// the tracks per picture. Empty before the first picture.
+    pub fn explain(&self, camera: CameraIx) -> Vec<RuleState> {
+        let Some((watch, newest)) = self
+            .cameras
+            .get(&camera)
+            .and_then(|w| w.newest.as_ref().map(|n| (w, n)))
+        else {
+            return Vec::new();
+        };
+        let now = watch.now.unwrap_or_default();
+        let each = watch.incidents.iter();
+        each.map(|(&ix, incident)| {
+            let rule = &self.rules[usize::from(ix.0)];
+            incident.explain(ix, rule, newest, now)
+        })
+        .collect()
     }
 
     /// Panics if the state contradicts itself; for unit, property and fuzz tests.
@@ -242,19 +243,22 @@ impl RuleEngine {
             for (ix, incident) in &watch.incidents {
                 let rule = &self.rules[usize::from(ix.0)];
                 assert!(rule.cameras.contains(camera), "{ix:?} on {camera:?}");
-                for (id, h) in &incident.histories {
-                    assert!(h.window.len() <= rule.samples.max(1), "{id:?} {h:?}");
-                    assert!(h.window.iter().all(|v| v.is_finite()), "{id:?} {h:?}");
-                    if let Some(s) = &h.streak {
-                        assert!(s.gap <= MAX_STREAK_GAP && s.gap <= s.dwelt, "{id:?} {s:?}");
-                    }
+                incident.spots.check_invariants();
+                for history in incident.histories.values() {
+                    history.check_invariants(rule);
                 }
-                if let Some(open) = &incident.open {
-                    assert!(open.revision >= 1, "{open:?}");
-                    assert!(
-                        open.unseen.is_zero() || open.unseen < Duration::from_millis(rule.clear_ms),
-                        "{open:?} should be closed"
-                    );
+                match &incident.life {
+                    Life::Open(open) => {
+                        assert!(open.revision >= 1, "{open:?}");
+                        let limit = Duration::from_millis(rule.clear_ms);
+                        assert!(
+                            open.unseen.is_zero() || open.unseen < limit,
+                            "{open:?} should be closed"
+                        );
+                        assert!(incident.resting.is_none(), "{open:?} outside its hours");
+                    }
+                    Life::CoolingDown(closed) => assert!(rule.cooldown_ms > 0, "{closed:?}"),
+                    Life::Idle => {}
                 }
             }
         }
@@ -262,35 +266,87 @@ impl RuleEngine {
 }
 
 /// The picture at hand.
-struct Moment {
-    camera: CameraIx,
-    stamp: FrameStamp,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    pub camera: CameraIx,
+    pub stamp: FrameStamp,
     /// Its receipt, never earlier than the last one's.
-    now: MonoMicros,
+    pub now: MonoMicros,
     /// Watched time since the picture before.
-    watched: Duration,
+    pub watched: Duration,
 }
 
 impl Incident {
-    /// Brings the histories up to date and returns the tracks that show the violation.
-    fn violators(&mut self, rule: &RuleConfig, tracks: &[Track], moment: &Moment) -> Vec<Violator> {
+    fn take(
+        &mut self,
+        seed: &str,
+        ix: RuleIx,
+        rule: &RuleConfig,
+        tracks: &[Track],
+        moment: &Moment,
+    ) -> Option<FindingChange> {
+        let utc = moment.stamp.received_utc;
+        let off_hours = rule
+            .off_hours
+            .as_ref()
+            .is_some_and(|o| !self.business.span_at(&o.business, utc).open);
+        self.gate = rule.gate(off_hours);
+        let case = Case {
+            seed,
+            ix,
+            rule,
+            gate: self.gate,
+            moment,
+        };
+        self.life.pass(rule, moment);
+        let hours = self.hours.span_at(&rule.when, utc);
+        self.resting = (!hours.open).then_some(hours);
+        if !hours.open {
+            self.histories.clear();
+            return self.life.close(&case, CloseReason::OffSchedule);
+        }
+        let (violators, still) = self.violators(&case, tracks);
+        let change = self.life.take(&case, violators);
+        let clear = Duration::from_millis(rule.clear_ms);
+        // Zero: seen in this very picture, or nothing watched since; then nothing has cleared either.
+        if change.is_none()
+            && let Life::Open(open) = &self.life
+            && open.unseen >= clear
+            && !open.unseen.is_zero()
+        {
+            for history in self.histories.values_mut() {
+                history.end_streak();
+            }
+            let reason = if still {
+                CloseReason::Still
+            } else {
+                CloseReason::Clear
+            };
+            return self.life.close(&case, reason);
+        }
+        change
+    }
+
+    /// Brings the histories up to date and returns the tracks that show the violation, and whether
+    /// one does not count only because it stands still.
+    fn violators(&mut self, case: &Case<'_>, tracks: &[Track]) -> (Vec<Violator>, bool) {
+        let (rule, moment) = (case.rule, case.moment);
         self.histories
             .retain(|id, _| tracks.iter().any(|t| t.id == *id));
+        self.spots.pass(moment.watched);
         let mut violators = Vec::new();
+        let mut still = false;
         for track in tracks {
             let history = self.histories.entry(track.id).or_default();
-            let offends = rule.classes.contains(&track.class) && track.score.is_finite();
+            let offends = offends(rule, track);
             if track.state != TrackState::Lost {
-                history.sample(if offends { track.score } else { 0.0 }, rule.samples);
+                history.sample(rule, track, offends, &mut self.spots, moment.watched);
             }
-            let zone = rule.zone.as_ref();
-            let median = history
-                .median(rule.samples)
-                .filter(|&m| m > 0.0 && m >= rule.threshold)
-                .filter(|_| track.state == TrackState::Confirmed)
-                .filter(|_| zone.is_none_or(|z| z.polygon.contains(track.rect.center())));
-            history.step(median.is_some(), offends, moment);
-            if let (Some(median), Some(streak), true) = (median, history.streak, offends) {
+            let lacks = history.lacks(rule, &case.gate, track);
+            still |= matches!(lacks, [None, None, None, Some(Shortfall::Still { .. })]);
+            let passes = lacks.iter().all(Option::is_none);
+            history.step(passes, offends, moment);
+            if let (true, true, Some(streak)) = (passes, offends, history.streak()) {
                 violators.push(Violator {
                     object: FindingObject {
                         class: track.class,
@@ -298,174 +354,100 @@ impl Incident {
                         rect: track.rect,
                         track: track.id,
                     },
-                    median,
+                    value: history.value(&case.gate).unwrap_or(0.0),
                     streak,
-                    scores: history.window.iter().copied().collect(),
+                    scores: history.scores(),
                 });
             }
         }
-        violators
+        (violators, still)
     }
 
-    /// What the picture does to the finding.
-    fn transition(
-        &mut self,
-        seed: &str,
-        ix: RuleIx,
-        rule: &RuleConfig,
-        violators: Vec<Violator>,
-        moment: &Moment,
-    ) -> Option<FindingChange> {
-        let dwell = Duration::from_millis(rule.dwell_ms);
-        let Some(open) = &mut self.open else {
-            // The longest dwelt tells when it began; of those that dwelt long enough the surest
-            // decides.
-            let ready = || violators.iter().filter(|v| v.streak.dwelt >= dwell);
-            let scores = deciding(ready())?.scores.clone();
-            let longest = ready().reduce(|a, b| {
-                if b.streak.dwelt > a.streak.dwelt {
-                    b
-                } else {
-                    a
-                }
-            });
-            let Streak { first, shown, .. } = longest?.streak;
-            let open = self.open.insert(Open {
-                finding: finding_id(seed, moment.camera, rule, &first),
-                revision: 1,
-                first_seen: first.received_utc,
-                last_seen: moment.stamp.received_utc,
-                samples: shown,
-                unseen: Duration::ZERO,
-                revised: Some(moment.now),
-                scores,
-                objects: objects(violators),
-            });
-            return Some(open.change(Phase::Opened, ix, moment));
+    fn explain(&self, ix: RuleIx, rule: &RuleConfig, set: &TrackSet, now: MonoMicros) -> RuleState {
+        let standing = match &self.life {
+            Life::Idle => Standing::Idle,
+            Life::Open(open) => Standing::Open {
+                finding: open.id,
+                unseen_ms: open.unseen.as_millis() as u64,
+            },
+            Life::CoolingDown(closed) => Standing::CoolingDown {
+                finding: closed.finding.id,
+                left_ms: closed.left(now).as_millis() as u64,
+            },
         };
-        if let Some(surest) = deciding(violators.iter()) {
-            open.scores.clone_from(&surest.scores);
-            open.objects = objects(violators);
-            open.last_seen = moment.stamp.received_utc;
-            open.samples = open.samples.saturating_add(1);
-            open.unseen = Duration::ZERO;
-            let update = Duration::from_millis(rule.update_ms);
-            if open.revised.is_some_and(|at| moment.now.since(at) < update) {
-                return None;
+        let is_open = matches!(standing, Standing::Open { .. });
+        let nearest = set
+            .tracks
+            .iter()
+            .filter_map(|track| self.candidate(rule, track, is_open))
+            .reduce(nearer);
+        let (nearest, lacks) = match (self.resting, nearest) {
+            (Some(Span { until, .. }), _) => (None, vec![Shortfall::OffSchedule { until }]),
+            (None, Some((nearest, lacks))) => (Some(nearest), lacks),
+            (None, None) => {
+                let others = set.tracks.len();
+                (None, vec![Shortfall::NothingSeen { others }])
             }
-            open.revised = Some(moment.now);
-            open.revision += 1;
-            return Some(open.change(Phase::Updated, ix, moment));
-        }
-        open.unseen += moment.watched;
-        if open.unseen < Duration::from_millis(rule.clear_ms) {
-            return None;
-        }
-        open.revision += 1;
-        let change = open.change(Phase::Closed, ix, moment);
-        self.open = None;
-        for history in self.histories.values_mut() {
-            history.streak = None;
-        }
-        Some(change)
-    }
-}
-
-impl History {
-    fn sample(&mut self, value: f32, samples: usize) {
-        self.window.push_back(value);
-        while self.window.len() > samples.max(1) {
-            self.window.pop_front();
+        };
+        RuleState {
+            rule: ix,
+            camera: set.camera,
+            stamp: set.stamp,
+            gate: self.gate,
+            standing,
+            nearest,
+            lacks,
         }
     }
 
-    /// The lower middle of the window; `None` while it holds too few values.
-    fn median(&self, samples: usize) -> Option<f32> {
-        if self.window.len() < samples.clamp(1, LEAST_SAMPLES) {
-            return None;
+    /// A track that of late looked like the violation, and all that it lacks.
+    fn candidate(
+        &self,
+        rule: &RuleConfig,
+        track: &Track,
+        is_open: bool,
+    ) -> Option<(Nearest, Vec<Shortfall>)> {
+        let history = self.histories.get(&track.id).filter(|h| h.is_candidate())?;
+        let mut lacks: Vec<_> = history
+            .lacks(rule, &self.gate, track)
+            .into_iter()
+            .flatten()
+            .collect();
+        if !offends(rule, track) {
+            lacks.push(Shortfall::OtherClass { class: track.class });
         }
-        let mut sorted: Vec<f32> = self.window.iter().copied().collect();
-        sorted.sort_by(f32::total_cmp);
-        Some(sorted[(sorted.len() - 1) / 2])
-    }
-
-    /// Lets the streak go on, begin or end.
-    fn step(&mut self, passes: bool, offends: bool, moment: &Moment) {
-        if let Some(s) = &mut self.streak {
-            s.dwelt += moment.watched;
-            if passes {
-                s.gap = Duration::ZERO;
-                s.shown = s.shown.saturating_add(u32::from(offends));
-            } else {
-                s.gap += moment.watched;
-                if s.gap > MAX_STREAK_GAP {
-                    self.streak = None;
-                }
-            }
-        } else if passes {
-            self.streak = Some(Streak {
-                first: moment.stamp,
-                dwelt: Duration::ZERO,
-                gap: Duration::ZERO,
-                shown: u32::from(offends),
+        let dwelt = history.streak().map_or(Duration::ZERO, |s| s.dwelt);
+        let dwelt_ms = dwelt.as_millis() as u64;
+        if !is_open && dwelt < Duration::from_millis(self.gate.dwell_ms) {
+            lacks.push(Shortfall::ShortDwell {
+                dwelt_ms,
+                needs_ms: self.gate.dwell_ms,
             });
         }
+        let nearest = Nearest {
+            track: track.id,
+            class: track.class,
+            score: track.score,
+            rect: track.rect,
+            scores: history.scores(),
+            value: history.value(&self.gate),
+            dwelt_ms,
+        };
+        Some((nearest, lacks))
     }
 }
 
-impl Open {
-    fn change(&self, phase: Phase, rule: RuleIx, moment: &Moment) -> FindingChange {
-        FindingChange {
-            finding: self.finding,
-            revision: self.revision,
-            phase,
-            rule,
-            camera: moment.camera,
-            first_seen: self.first_seen,
-            last_seen: self.last_seen,
-            closed_at: (phase == Phase::Closed).then_some(moment.stamp.received_utc),
-            samples: self.samples,
-            scores: self.scores.clone(),
-            objects: self.objects.clone(),
-            stamp: moment.stamp,
-        }
-    }
+/// Whether a track is of the rule's classes in the newest picture that showed it.
+fn offends(rule: &RuleConfig, track: &Track) -> bool {
+    rule.classes.contains(&track.class) && track.score.is_finite()
 }
 
-/// The one with the highest median, then the highest score, then the lowest track id.
-fn deciding<'a>(violators: impl Iterator<Item = &'a Violator>) -> Option<&'a Violator> {
-    violators.reduce(|a, b| {
-        let by_median = b.median.total_cmp(&a.median);
-        let more = by_median.then(b.object.score.total_cmp(&a.object.score));
-        if more.is_gt() { b } else { a }
-    })
-}
+type Candidate = (Nearest, Vec<Shortfall>);
 
-/// Highest score first, then by track id.
-fn objects(violators: Vec<Violator>) -> Vec<FindingObject> {
-    let mut objects: Vec<_> = violators.into_iter().map(|v| v.object).collect();
-    objects.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.track.cmp(&b.track)));
-    objects
-}
-
-/// A UUID v7 (RFC 9562, section 5.7) that a replay of the same pictures makes again: the first
-/// picture's UTC milliseconds, and for the 74 random bits SHA-256 of what the incident is.
-fn finding_id(seed: &str, camera: CameraIx, rule: &RuleConfig, first: &FrameStamp) -> Uuid {
-    let utc = first.received_utc.0;
-    let mut hash = Sha256::new();
-    // Texts carry their length, so that no two different incidents give the same bytes.
-    for text in [seed, rule.id.as_str()] {
-        hash.update((text.len() as u64).to_be_bytes());
-        hash.update(text);
-    }
-    hash.update(camera.0.to_be_bytes());
-    hash.update(utc.to_be_bytes());
-    hash.update(first.seq.to_be_bytes());
-    hash.update(first.session.to_be_bytes());
-    let digest: [u8; 32] = hash.finalize().into();
-    let mut bits = [0; 10];
-    bits.copy_from_slice(&digest[..10]);
-    // A clock before 1970 is broken; its findings sort first.
-    let ms = u64::try_from(utc.div_euclid(1000)).unwrap_or(0);
-    uuid::Builder::from_unix_timestamp_millis(ms, &bits).into_uuid()
+/// The one that lacks less, then has the higher value, then the lower track id.
+fn nearer(a: Candidate, b: Candidate) -> Candidate {
+    let value = |c: &Candidate| c.0.value.unwrap_or(0.0);
+    let fewer = b.1.len().cmp(&a.1.len());
+    let better = fewer.then(value(&a).total_cmp(&value(&b)));
+    if better.is_lt() { b } else { a }
 }

@@ -2,20 +2,45 @@
 //! changes promises is in `engine.rs`.
 use uuid::Uuid;
 
+use super::config::Gate;
 use crate::base::geometry::NormRect;
 use crate::base::ids::{CameraIx, ClassId, RuleIx};
 use crate::base::time::{FrameStamp, UtcMicros};
 use crate::track::TrackId;
 
-/// Where a finding is in its life. Closed is final.
+/// Where a finding is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Revision 1.
     Opened,
     /// It goes on; sent at most once per `update_ms` of the rule.
     Updated,
-    /// Not seen for the rule's `clear_ms` of watched time.
+    /// Over; [`CloseReason`] says why. Only a return within the rule's cool-down comes after it.
     Closed,
+    /// Back within the cool-down.
+    Reopened,
+}
+
+/// Why a finding closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// Not seen for the rule's `clear_ms` of watched time.
+    Clear,
+    /// The same, but what it was about is still there and has turned out to be a thing.
+    Still,
+    /// The rule's hours are over. This says nothing about whether the violation went on.
+    OffSchedule,
+}
+
+impl CloseReason {
+    /// The word in payloads.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Clear => "clear",
+            Self::Still => "still",
+            Self::OffSchedule => "off-schedule",
+        }
+    }
 }
 
 /// One object of a finding in the deciding picture.
@@ -52,6 +77,12 @@ pub struct FindingChange {
     pub last_seen: UtcMicros,
     /// Receipt of the picture that closed it.
     pub closed_at: Option<UtcMicros>,
+    /// Why it closed.
+    pub reason: Option<CloseReason>,
+    /// It has gone on for the rule's `realert_ms`: worth telling people again. Only of `updated`.
+    pub realert: bool,
+    /// What was asked for when it was last seen.
+    pub gate: Gate,
     /// Pictures that showed it since `first_seen`.
     pub samples: u32,
     /// The scores in the deciding track's window, oldest first: what the median gate saw in the
@@ -64,7 +95,7 @@ pub struct FindingChange {
     pub stamp: FrameStamp,
 }
 
-/// What is needed to go on with an open finding after a restart; the ledger keeps it.
+/// What is needed to go on with a finding after a restart; the ledger keeps it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OpenFinding {
     /// As in [`FindingChange`].
@@ -81,4 +112,7 @@ pub struct OpenFinding {
     pub last_seen: UtcMicros,
     /// As in [`FindingChange`].
     pub samples: u32,
+    /// As in [`FindingChange`]. One that is closed can be given to [`super::RuleEngine::restore`] too:
+    /// within its cool-down it can reopen.
+    pub closed_at: Option<UtcMicros>,
 }

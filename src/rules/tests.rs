@@ -1,4 +1,8 @@
 //! The engine, by replay of short hand-written sequences and by properties.
+mod explain;
+mod gates;
+mod life;
+
 use std::collections::{BTreeMap, HashSet};
 
 use proptest::prelude::*;
@@ -22,21 +26,22 @@ fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }
 
-/// Opens after 2 s, closes after 10 s, updates every 3 s.
+/// Opens after 2 s, closes after 10 s, updates every 3 s; never reopens, never tells again.
 fn mask_rule() -> RuleConfig {
     RuleConfig {
-        id: name("mask-wok"),
-        version: 1,
-        code: name("ppe.mask.missing"),
-        urgency: Urgency::TimeLimited,
         cameras: vec![WOK],
         classes: vec![BARE],
-        zone: None,
         threshold: 0.5,
-        samples: 5,
         dwell_ms: 2000,
         clear_ms: 10_000,
+        cooldown_ms: 0,
         update_ms: 3000,
+        realert_ms: 0,
+        ..RuleConfig::new(
+            name("mask-wok"),
+            name("ppe.mask.missing"),
+            Urgency::TimeLimited,
+        )
     }
 }
 
@@ -70,6 +75,11 @@ fn face(id: u64, class: ClassId, score: f32) -> Track {
         last_seen: moment,
         hits: 9,
     }
+}
+
+fn rect(x0: f32, y0: f32, x1: f32, y1: f32) -> Polygon {
+    let p = |x, y| Point { x, y };
+    Polygon::new(vec![p(x0, y0), p(x1, y0), p(x1, y1), p(x0, y1)]).unwrap()
 }
 
 fn lost(mut track: Track) -> Track {
@@ -300,16 +310,10 @@ fn a_track_that_fails_the_gate_for_long_dwells_anew() {
 
 #[test]
 fn only_what_is_in_the_zone_counts() {
-    let corner = |x, y| Point { x, y };
     let zone = Zone {
         name: name("wok-line"),
-        polygon: Polygon::new(vec![
-            corner(0.0, 0.0),
-            corner(0.6, 0.0),
-            corner(0.6, 1.0),
-            corner(0.0, 1.0),
-        ])
-        .unwrap(),
+        polygon: rect(0.0, 0.0, 0.6, 1.0),
+        exclude: vec![],
     };
     let rule = RuleConfig {
         zone: Some(zone),
@@ -508,6 +512,7 @@ fn findings_that_no_rule_continues_are_handed_back() {
         first_seen: utc(0),
         last_seen: utc(9),
         samples: 3,
+        closed_at: None,
     };
     let orphans = vec![
         OpenFinding {
@@ -629,18 +634,65 @@ fn any_scene() -> impl Strategy<Value = Vec<(CameraIx, i64, Vec<Track>)>> {
     prop::collection::vec(scene, 1..10).prop_map(|scenes| scenes.concat())
 }
 
+fn any_when() -> impl Strategy<Value = When> {
+    let business = |open: u32, minutes: u32| {
+        let mut schedule = Schedule::new(jiff::tz::TimeZone::UTC);
+        let at = |m: u32| format!("{:02}:{:02}", m / 60, m % 60);
+        let text = format!("wed {}-{}", at(open), at(open + minutes));
+        schedule.add_hours(&text).unwrap();
+        std::sync::Arc::new(schedule)
+    };
+    // The scenes begin at 08:43:20.
+    let schedule = (515u32..535, 1u32..15).prop_map(move |(open, minutes)| business(open, minutes));
+    prop_oneof![
+        4 => Just(When::Always),
+        1 => schedule.clone().prop_map(When::Business),
+        1 => schedule.clone().prop_map(When::OffHours),
+        1 => schedule.prop_map(When::Hours),
+    ]
+}
+
+fn any_gate() -> impl Strategy<Value = (usize, Option<usize>, f32, Option<OffHours>)> {
+    let factor = (any_when(), 0.1f32..1.0);
+    let off_hours = factor.prop_map(|(business, factor)| OffHours { business, factor });
+    (
+        0usize..7,
+        prop::option::of(1usize..4),
+        0f32..0.7,
+        prop::option::of(off_hours),
+    )
+}
+
+fn any_zone() -> impl Strategy<Value = (Option<Zone>, u32)> {
+    let zone = Zone {
+        name: name("left"),
+        polygon: rect(0.0, 0.0, 0.7, 1.0),
+        exclude: vec![rect(0.0, 0.0, 0.1, 1.0)],
+    };
+    (prop::option::of(Just(zone)), 0u32..4)
+}
+
 fn any_rule(id: &'static str) -> impl Strategy<Value = RuleConfig> {
     let cameras = prop::collection::vec((0u16..2).prop_map(CameraIx), 1..3);
     let times = (0u64..4000, 0u64..8000, 0u64..5000);
-    (cameras, 0usize..7, 0f32..0.7, times).prop_map(
-        move |(cameras, samples, threshold, (dwell_ms, clear_ms, update_ms))| RuleConfig {
+    let more = (0u64..30_000, 0u64..20_000, 0u64..3000);
+    (cameras, any_gate(), any_zone(), any_when(), times, more).prop_map(
+        move |(cameras, gate, (zone, zone_samples), when, times, more)| RuleConfig {
             id: name(id),
             cameras,
-            samples,
-            threshold,
-            dwell_ms,
-            clear_ms,
-            update_ms,
+            zone,
+            zone_samples,
+            when,
+            samples: gate.0,
+            hits: gate.1,
+            threshold: gate.2,
+            off_hours: gate.3,
+            dwell_ms: times.0,
+            clear_ms: times.1,
+            update_ms: times.2,
+            cooldown_ms: more.0,
+            realert_ms: more.1,
+            still_ms: more.2,
             ..mask_rule()
         },
     )
@@ -685,8 +737,9 @@ proptest! {
         for (n, set) in sets.iter().enumerate() {
             if n == restart {
                 let was = engine.open();
+                let known = engine.remembered();
                 engine = RuleEngine::new(rules.clone(), SEED);
-                prop_assert_eq!(engine.restore(was.clone()), vec![]);
+                prop_assert_eq!(engine.restore(known), vec![]);
                 prop_assert_eq!(engine.open(), was);
                 twin = engine.clone();
                 revised.clear();
@@ -696,6 +749,14 @@ proptest! {
             *now = set.stamp.received.max(*now);
             let changes = engine.on_tracks(set);
             engine.check_invariants();
+            for state in engine.explain(set.camera) {
+                let told = changes.iter().find(|c| c.rule == state.rule);
+                let shown = told.is_some_and(|c| c.phase != Phase::Closed);
+                let is_open = matches!(state.standing, Standing::Open { .. });
+                prop_assert!(!shown || state.lacks.is_empty(), "{:?}", state);
+                prop_assert!(is_open || !state.lacks.is_empty(), "{:?}", state);
+                prop_assert_eq!(state.lacks.is_empty(), state.lacks.is_empty() && state.nearest.is_some());
+            }
             // As text: a score may be anything, here even not a number.
             let again = twin.on_tracks(set);
             prop_assert_eq!(format!("{:?}", &changes), format!("{:?}", again));
@@ -706,7 +767,11 @@ proptest! {
                 prop_assert!(rule.cameras.contains(&c.camera));
                 prop_assert_eq!(c.stamp, set.stamp);
                 prop_assert_eq!(c.closed_at.is_some(), c.phase == Phase::Closed);
+                prop_assert_eq!(c.reason.is_some(), c.phase == Phase::Closed);
+                prop_assert!(!c.realert || c.phase == Phase::Updated);
                 prop_assert!(c.samples >= 1);
+                let watches = rule.when.span_at(set.stamp.received_utc).open;
+                prop_assert_eq!(watches, c.reason != Some(CloseReason::OffSchedule));
                 let life = lives.get(&c.finding).copied();
                 let key = (c.rule, c.camera);
                 match c.phase {
@@ -721,6 +786,14 @@ proptest! {
                         prop_assert_eq!(c.revision, revision + 1);
                         prop_assert_eq!(open.get(&key), Some(&c.finding));
                     }
+                    Phase::Reopened => {
+                        let (revision, phase) = life.expect("opened before");
+                        prop_assert_eq!(phase, Phase::Closed, "only what has closed");
+                        prop_assert_eq!(c.revision, revision + 1);
+                        prop_assert_eq!(open.insert(key, c.finding), None, "one at a time");
+                        let closed = revised.get(&c.finding);
+                        prop_assert!(closed.is_none_or(|at| now.ms_since(*at) < rule.cooldown_ms));
+                    }
                 }
                 if c.phase == Phase::Closed {
                     open.remove(&key);
@@ -729,11 +802,14 @@ proptest! {
                     prop_assert!(!c.objects.is_empty());
                     prop_assert!(c.objects.iter().all(|o| rule.classes.contains(&o.class)));
                     prop_assert!(c.objects.windows(2).all(|w| w[0].score >= w[1].score));
-                    let over = c.scores.iter().filter(|s| **s >= rule.threshold).count();
-                    prop_assert!(over * 2 > c.scores.len(), "{:?}", c.scores);
+                    let over = c.scores.iter().filter(|s| **s >= c.gate.threshold).count();
+                    match rule.hits {
+                        Some(hits) => prop_assert!(over >= hits, "{:?}", c.scores),
+                        None => prop_assert!(over * 2 > c.scores.len(), "{:?}", c.scores),
+                    }
                 }
                 if c.phase == Phase::Updated && let Some(at) = revised.get(&c.finding) {
-                    prop_assert!(now.ms_since(*at) >= rule.update_ms);
+                    prop_assert!(c.realert || now.ms_since(*at) >= rule.update_ms);
                 }
                 revised.insert(c.finding, *now);
                 lives.insert(c.finding, (c.revision, c.phase));

@@ -25,7 +25,7 @@ pub use mqtt::{LinkError, Message};
 pub use payload::{
     CameraRef, CameraReport, CameraState, CameraStatus, ClockRef, Event, EvidenceRef, FindingData,
     FindingEvent, FindingPhase, MissingEvidence, ModelRef, ObjectRef, OutboxStatus, Receipt,
-    RuleRef, SiteRef, SiteStatus, Telemetry,
+    RuleRef, SiteRef, SiteStatus, Telemetry, ZoneRef,
 };
 pub use record::{
     CameraCoverage, Change, CommandResult, CoverageReport, Notice, RecordBody, RecordKind, Shelf,

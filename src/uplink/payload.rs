@@ -70,6 +70,15 @@ fn all_rounded<S: Serializer>(v: &[f32], s: S) -> Result<S::Ok, S::Error> {
     s.collect_seq(v.iter().map(|v| rounded(*v)))
 }
 
+fn points_rounded<S: Serializer>(points: &[[f32; 2]], s: S) -> Result<S::Ok, S::Error> {
+    s.collect_seq(points.iter().map(|p| p.map(rounded)))
+}
+
+fn areas_rounded<S: Serializer>(areas: &[Vec<[f32; 2]>], s: S) -> Result<S::Ok, S::Error> {
+    let area = |a: &Vec<[f32; 2]>| a.iter().map(|p| p.map(rounded)).collect::<Vec<_>>();
+    s.collect_seq(areas.iter().map(area))
+}
+
 /// A record as a CloudEvent 1.0 in structured JSON. Receivers upsert on (`source`, `id`): duplicates
 /// are expected.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -201,9 +210,36 @@ pub struct FindingData {
     pub evidence: Vec<EvidenceRef>,
     /// How far the times can be trusted.
     pub clock: ClockRef,
+    /// All models whose classes the rule counts, in the order of the site's.
+    #[serde(default)]
+    pub models: Vec<ModelRef>,
+    /// The part of the picture the rule watches; absent: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<ZoneRef>,
+    /// It has gone on for so long that people should be told again. Only of `updated`.
+    #[serde(default)]
+    pub realert: bool,
+    /// Why it closed: `clear` (not seen any more), `still` (it is still there, and a thing),
+    /// `off-schedule` (the rule's hours are over), `config` (the site no longer has the rule or
+    /// the camera); null while it is open.
+    #[serde(default)]
+    pub reason: Option<String>,
     /// Evidence that should be there and is not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<MissingEvidence>,
+}
+
+/// A part of a picture; points are `[x, y]` as fractions of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ZoneRef {
+    /// Its name in the site's config.
+    pub name: String,
+    /// Its corners.
+    #[serde(serialize_with = "points_rounded")]
+    pub polygon: Vec<[f32; 2]>,
+    /// The corners of each area that does not count.
+    #[serde(serialize_with = "areas_rounded")]
+    pub exclude: Vec<Vec<[f32; 2]>>,
 }
 
 /// The premises.
@@ -236,15 +272,29 @@ pub struct RuleRef {
     pub id: String,
     /// As its author counts.
     pub version: u32,
-    /// How long it had to last before a finding opened, in milliseconds.
+    /// How long it had to last before a finding opened, in milliseconds; as it was asked for at that
+    /// hour.
     pub dwell_ms: u64,
-    /// What the median score had to reach, `0.0..=1.0`.
+    /// What the median score, or `hits` of the scores, had to reach, `0.0..=1.0`; as it was asked for
+    /// at that hour.
     #[serde(serialize_with = "one_rounded")]
     pub threshold: f32,
-    /// Pictures in the window of the median.
+    /// Pictures in the window of scores.
     pub window: u32,
     /// Watched time without the violation before it closes, in milliseconds.
     pub clear_ms: u64,
+    /// So many scores of the window had to reach the threshold; null: their median had to.
+    #[serde(default)]
+    pub hits: Option<u32>,
+    /// When it watches: `always`, `business`, `off-hours` or `hours` (of its own).
+    #[serde(default)]
+    pub when: String,
+    /// It was outside business hours, and less evidence was enough.
+    #[serde(default)]
+    pub off_hours: bool,
+    /// A return within so long of the closing reopens it, in milliseconds; 0: never.
+    #[serde(default)]
+    pub cooldown_ms: u64,
 }
 
 /// The model.
@@ -483,6 +533,10 @@ pub(super) mod tests {
                 threshold: 0.55,
                 window: 5,
                 clear_ms: 10_000,
+                hits: None,
+                when: "business".to_owned(),
+                off_hours: false,
+                cooldown_ms: 300_000,
             },
             model: Some(ModelRef {
                 name: "masked-face".to_owned(),
@@ -514,6 +568,18 @@ pub(super) mod tests {
                 source: "ntp".to_owned(),
                 uncertainty_ms: Some(12),
             },
+            models: vec![ModelRef {
+                name: "masked-face".to_owned(),
+                version: "2".to_owned(),
+                sha256: "00".repeat(32),
+            }],
+            zone: Some(ZoneRef {
+                name: "wok-line".to_owned(),
+                polygon: vec![[0.1, 0.2], [0.9, 0.2], [0.5, 0.987_7]],
+                exclude: vec![vec![[0.1, 0.2], [0.2, 0.2], [0.1, 0.3]]],
+            }),
+            realert: false,
+            reason: (phase == FindingPhase::Closed).then(|| "clear".to_owned()),
             missing: Vec::new(),
         }
     }
@@ -579,7 +645,11 @@ pub(super) mod tests {
               "dwell_ms": 5000,
               "threshold": 0.55,
               "window": 5,
-              "clear_ms": 10000
+              "clear_ms": 10000,
+              "hits": null,
+              "when": "business",
+              "off_hours": false,
+              "cooldown_ms": 300000
             },
             "model": {
               "name": "masked-face",
@@ -621,7 +691,49 @@ pub(super) mod tests {
               "synced": true,
               "source": "ntp",
               "uncertainty_ms": 12
-            }
+            },
+            "models": [
+              {
+                "name": "masked-face",
+                "version": "2",
+                "sha256": "0000000000000000000000000000000000000000000000000000000000000000"
+              }
+            ],
+            "zone": {
+              "name": "wok-line",
+              "polygon": [
+                [
+                  0.1,
+                  0.2
+                ],
+                [
+                  0.9,
+                  0.2
+                ],
+                [
+                  0.5,
+                  0.9877
+                ]
+              ],
+              "exclude": [
+                [
+                  [
+                    0.1,
+                    0.2
+                  ],
+                  [
+                    0.2,
+                    0.2
+                  ],
+                  [
+                    0.1,
+                    0.3
+                  ]
+                ]
+              ]
+            },
+            "realert": false,
+            "reason": null
           }
         }
         "#);

@@ -6,10 +6,12 @@
 //! reader, example and reference together.
 mod codes;
 mod evidence;
+mod hours;
 mod keys;
 mod parse;
 mod problem;
 mod resolve;
+mod rules;
 mod section;
 #[cfg(test)]
 mod tests;
@@ -25,13 +27,14 @@ use crate::rules::RuleConfig;
 use crate::track::TrackConfig;
 use crate::uplink::{SiteIdentity, UplinkConfig};
 
-pub use codes::{CODES, CodeDefaults, defaults_of};
+pub use codes::{CODES, CodeDefaults, defaults_of, rule_of};
+pub use hours::Calendar;
 pub use keys::reference;
 pub use parse::{
     BrokerAddress, Parsed, SourceUrl, broker_address, load, parse, read_file, source_url,
 };
 pub use problem::{Problem, Problems};
-pub use resolve::{check_labels, resolve_rules};
+pub use resolve::{check_labels, operating_point, resolve_rules};
 pub use section::{Located, Place};
 
 /// A whole site, checked as far as it can be without models and network.
@@ -45,6 +48,8 @@ pub struct SiteConfig {
     pub identity: SiteIdentity,
     /// `site.state_dir`.
     pub state_dir: PathBuf,
+    /// `site.timezone` and what hangs on it.
+    pub calendar: Calendar,
     /// `[uplink]`.
     pub uplink: UplinkConfig,
     /// `[evidence]`.

@@ -7,20 +7,19 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use url::Url;
 
-use super::codes::{CODES, CodeDefaults, defaults_of, urgency_of};
 use super::evidence::read_evidence;
+use super::hours::{Calendar, read_calendar};
 use super::keys::SECTIONS;
 use super::problem::{Problem, Problems};
+use super::rules::read_rules;
 use super::section::{Located, Reading, Section, did_you_mean};
-use super::{CameraConfig, RuleDraft, SiteConfig};
+use super::{CameraConfig, SiteConfig};
 use crate::base::digest::sha256_hex;
-use crate::base::geometry::{Point, Polygon};
-use crate::base::ids::{CameraIx, Name};
+use crate::base::ids::Name;
 use crate::base::secret::Secret;
 use crate::capture::{CaptureConfig, Pace, SourceConfig, Transport};
 use crate::decode::{DecodeConfig, MotionConfig};
 use crate::detect::DetectConfig;
-use crate::rules::{RuleConfig, Urgency, Zone};
 use crate::track::TrackConfig;
 use crate::uplink::{AckBy, SiteIdentity, TlsConfig, UplinkConfig};
 
@@ -123,7 +122,7 @@ pub(super) fn read(reading: &Reading<'_>, path: &Path, text: &str) -> (Option<Si
         };
         Section::new(reading, name, name.to_owned(), at, table)
     };
-    let site = read_site(table("site"));
+    let (site, calendar) = read_site(table("site"));
     let identity = site.as_ref().map(|(identity, _)| identity);
     let uplink = read_uplink(table("uplink"), identity);
     let evidence = read_evidence(
@@ -135,7 +134,7 @@ pub(super) fn read(reading: &Reading<'_>, path: &Path, text: &str) -> (Option<Si
     let cameras = read_cameras(reading, &tables(reading, &root, "camera", unreadable));
     let mut labels = Vec::new();
     let tables = tables(reading, &root, "rule", unreadable);
-    let rules = read_rules(reading, &tables, cameras.as_ref(), &mut labels);
+    let rules = read_rules(reading, &tables, cameras.as_ref(), &calendar, &mut labels);
     let rest = Parsed {
         config: None,
         models,
@@ -150,6 +149,7 @@ pub(super) fn read(reading: &Reading<'_>, path: &Path, text: &str) -> (Option<Si
             revision: sha256_hex(text.as_bytes()),
             identity,
             state_dir,
+            calendar,
             uplink: uplink?,
             evidence: evidence?,
             detect: detect?,
@@ -194,7 +194,8 @@ fn tables<'r, 'a>(
     })
 }
 
-fn read_site(section: Section<'_, '_>) -> Option<(SiteIdentity, PathBuf)> {
+/// The calendar is there whatever else is wrong, so that rules can be checked against it.
+fn read_site(section: Section<'_, '_>) -> (Option<(SiteIdentity, PathBuf)>, Calendar) {
     let region = section.name("region");
     let site = section.name("id");
     let uscc = section.text("uscc");
@@ -211,15 +212,12 @@ fn read_site(section: Section<'_, '_>) -> Option<(SiteIdentity, PathBuf)> {
     // GB 32100 codes are upper case; the centre compares them as texts.
     let uscc = uscc.map(str::to_ascii_uppercase);
     let state_dir = section.path("state_dir").unwrap_or_else(default_state_dir);
+    let calendar = read_calendar(&section);
     section.finish();
-    Some((
-        SiteIdentity {
-            region: region?,
-            site: site?,
-            uscc,
-        },
-        state_dir,
-    ))
+    let identity = region
+        .zip(site)
+        .map(|(region, site)| SiteIdentity { region, site, uscc });
+    (identity.map(|i| (i, state_dir)), calendar)
 }
 
 fn default_state_dir() -> PathBuf {
@@ -409,7 +407,7 @@ fn read_track(section: Section<'_, '_>) -> TrackConfig {
 }
 
 /// By index. A camera with a mistake has no config, but perhaps a name that rules may use.
-type Cameras = Vec<(Option<Name>, Option<CameraConfig>)>;
+pub(super) type Cameras = Vec<(Option<Name>, Option<CameraConfig>)>;
 
 fn read_cameras(reading: &Reading<'_>, tables: &[(usize, &DeTable<'_>)]) -> Option<Cameras> {
     let mut ids: Vec<Name> = Vec::new();
@@ -423,7 +421,7 @@ fn read_cameras(reading: &Reading<'_>, tables: &[(usize, &DeTable<'_>)]) -> Opti
     (!cameras.is_empty()).then_some(cameras)
 }
 
-fn note_duplicate(section: &Section<'_, '_>, id: Option<&Name>, seen: &mut Vec<Name>) {
+pub(super) fn note_duplicate(section: &Section<'_, '_>, id: Option<&Name>, seen: &mut Vec<Name>) {
     let Some(id) = id else { return };
     if seen.contains(id) {
         section.wrong(
@@ -590,180 +588,4 @@ pub fn source_url(text: &str) -> Result<SourceUrl, (String, &'static str)> {
         }
         other => Err((format!("`{other}:` is no camera"), FORM)),
     }
-}
-
-fn read_rules(
-    reading: &Reading<'_>,
-    tables: &[(usize, &DeTable<'_>)],
-    cameras: Option<&Cameras>,
-    all_labels: &mut Vec<Located<String>>,
-) -> Option<Vec<RuleDraft>> {
-    let mut ids: Vec<Name> = Vec::new();
-    let mut rules = Vec::new();
-    for (i, (at, table)) in tables.iter().enumerate() {
-        let section = Section::new(reading, "rule", format!("rule[{i}]"), *at, table);
-        let id = section.name("id");
-        note_duplicate(&section, id.as_ref(), &mut ids);
-        rules.push(read_rule(section, id, cameras, all_labels));
-    }
-    if rules.is_empty() {
-        None
-    } else {
-        rules.into_iter().collect()
-    }
-}
-
-fn read_rule(
-    section: Section<'_, '_>,
-    id: Option<Name>,
-    cameras: Option<&Cameras>,
-    all_labels: &mut Vec<Located<String>>,
-) -> Option<RuleDraft> {
-    let version = section.integer("version", 1..=1_000_000);
-    let code = section.name("code");
-    let class = section
-        .integer("class", 1..=3)
-        .and_then(|c| Urgency::from_class(c as u8));
-    let watched = section
-        .texts("cameras")
-        .map(|names| cameras_named(&section, &names, cameras));
-    let defaults = code.as_ref().and_then(|c| defaults_of(c.as_str()));
-    let labels = labels_of(&section, code.as_ref(), defaults);
-    all_labels.extend(labels.iter().flatten().cloned());
-    let zone_name = section.name("zone_name");
-    let zone = section
-        .corners("zone")
-        .and_then(|corners| polygon(&section, corners));
-    if section.has("zone_name") && !section.has("zone") {
-        section.wrong(
-            "zone_name",
-            "needs `zone`",
-            "add `zone = [[x, y], …]`, or take the name out",
-        );
-    }
-    let threshold = section.number("threshold", f32::MIN_POSITIVE..=1.0);
-    let samples = section.integer("samples", 1..=100);
-    let dwell_ms = section.integer("dwell_ms", 0..=3_600_000);
-    let clear_ms = section.integer("clear_ms", 1000..=3_600_000);
-    let update_ms = section.integer("update_ms", 1000..=86_400_000);
-    section.finish();
-    let all = || {
-        (0..cameras.map_or(0, Vec::len))
-            .map(|i| CameraIx(i as u16))
-            .collect()
-    };
-    let code = code?;
-    let zone = zone.map(|polygon| {
-        let name = zone_name.unwrap_or_else(|| Name::new("zone").expect("a valid name"));
-        Zone { name, polygon }
-    });
-    Some(RuleDraft {
-        labels: labels?,
-        threshold,
-        config: RuleConfig {
-            id: id?,
-            version: version.unwrap_or(1) as u32,
-            urgency: class.unwrap_or_else(|| urgency_of(code.as_str())),
-            code,
-            cameras: watched.unwrap_or_else(all),
-            classes: Vec::new(),
-            zone,
-            threshold: threshold.unwrap_or(0.0),
-            samples: samples.map_or_else(|| defaults.map_or(5, |d| d.samples), |s| s as usize),
-            dwell_ms: dwell_ms.unwrap_or_else(|| defaults.map_or(3000, |d| d.dwell_ms)),
-            clear_ms: clear_ms.unwrap_or(20_000),
-            update_ms: update_ms.unwrap_or(60_000),
-        },
-    })
-}
-
-/// As written, else what the code means.
-fn labels_of(
-    section: &Section<'_, '_>,
-    code: Option<&Name>,
-    defaults: Option<&CodeDefaults>,
-) -> Option<Vec<Located<String>>> {
-    if section.has("labels") || code.is_none() {
-        return section.texts("labels");
-    }
-    section.mark_known("labels");
-    let Some(defaults) = defaults else {
-        let known: Vec<&str> = CODES.iter().map(|c| c.code).collect();
-        section.wrong(
-            "labels",
-            "is missing",
-            format!(
-                "add `labels = [\"…\"]`, labels of the models; only {} mean some by themselves",
-                known.join(", ")
-            ),
-        );
-        return None;
-    };
-    let place = section.place("code");
-    let labels = defaults.labels.iter().map(|label| Located {
-        value: (*label).to_owned(),
-        place: place.clone(),
-    });
-    Some(labels.collect())
-}
-
-fn cameras_named(
-    section: &Section<'_, '_>,
-    names: &[Located<String>],
-    cameras: Option<&Cameras>,
-) -> Vec<CameraIx> {
-    let mut found = Vec::new();
-    let Some(cameras) = cameras else { return found };
-    let ids: Vec<&str> = cameras
-        .iter()
-        .flat_map(|(id, _)| id)
-        .map(Name::as_str)
-        .collect();
-    // One whose name is wrong may be the one that is meant: do not blame the rule for it.
-    let complete = ids.len() == cameras.len();
-    for name in names {
-        let is_meant = |id: &Name| id.as_str() == name.value;
-        let at = cameras
-            .iter()
-            .position(|(id, _)| id.as_ref().is_some_and(is_meant));
-        match at {
-            Some(i) if found.contains(&CameraIx(i as u16)) => {
-                section.wrong(
-                    "cameras",
-                    format!("names `{}` twice", name.value),
-                    "take one out",
-                );
-            }
-            Some(i) => found.push(CameraIx(i as u16)),
-            None if complete => {
-                let remedy = did_you_mean(&name.value, ids.iter().copied())
-                    .unwrap_or_else(|| format!("cameras here: {}", ids.join(", ")));
-                section.wrong(
-                    "cameras",
-                    format!("there is no camera `{}`", name.value),
-                    remedy,
-                );
-            }
-            None => {}
-        }
-    }
-    found
-}
-
-fn polygon(section: &Section<'_, '_>, corners: Vec<(f32, f32)>) -> Option<Polygon> {
-    let corners: Vec<Point> = corners.into_iter().map(|(x, y)| Point { x, y }).collect();
-    let Some(polygon) = Polygon::new(corners) else {
-        section.wrong(
-            "zone",
-            "has fewer than 3 corners",
-            "write at least 3 corners `[x, y]`",
-        );
-        return None;
-    };
-    if polygon.crosses_itself() {
-        let remedy = "list the corners in order, once around the area";
-        section.wrong("zone", "crosses itself", remedy);
-        return None;
-    }
-    Some(polygon)
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use super::RuleDraft;
 use super::problem::Problem;
 use super::section::{Located, did_you_mean};
+use crate::base::ids::ClassId;
 use crate::detect::Models;
 use crate::rules::RuleConfig;
 
@@ -42,14 +43,18 @@ pub fn resolve_rules(drafts: &[RuleDraft], models: &Models) -> Vec<RuleConfig> {
             .iter()
             .filter_map(|l| models.class(&l.value))
             .collect();
-        rule.threshold = draft.threshold.unwrap_or_else(|| {
-            let points = rule
-                .classes
-                .iter()
-                .map(|c| models.classes()[usize::from(c.0)].threshold);
-            points.fold(0.0, f32::max)
-        });
+        rule.threshold = draft
+            .threshold
+            .unwrap_or_else(|| operating_point(&rule.classes, models));
         rule
     };
     drafts.iter().map(resolve).collect()
+}
+
+/// The highest threshold that the models' cards give `classes`.
+pub fn operating_point(classes: &[ClassId], models: &Models) -> f32 {
+    let points = classes
+        .iter()
+        .map(|c| models.classes()[usize::from(c.0)].threshold);
+    points.fold(0.0, f32::max)
 }

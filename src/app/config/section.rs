@@ -200,6 +200,21 @@ impl<'r, 'a> Section<'r, 'a> {
         );
     }
 
+    /// Notes a problem with one item of a list.
+    pub fn wrong_item(
+        &self,
+        name: &str,
+        index: usize,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        let list = self.entry(name).and_then(|(_, v)| v.get_ref().as_array());
+        let item = list.and_then(|l| l.get(index));
+        let at = item.map_or_else(|| self.offset(name), |v| v.span().start);
+        let key = format!("{}[{index}]", self.key_path(name));
+        self.reading.problem(Some(at), key, message, remedy);
+    }
+
     fn wrong_value(&self, key: &Key, message: impl Into<String>) {
         let remedy = format!(
             "expected: {}; for example `{} = {}`",
@@ -375,25 +390,33 @@ impl<'r, 'a> Section<'r, 'a> {
     /// A list of corners `[x, y]`, each `0.0..=1.0`.
     pub fn corners(&self, name: &'static str) -> Option<Vec<(f32, f32)>> {
         let (key, value) = self.value(name)?;
-        let Some(array) = value.get_ref().as_array() else {
+        if value.get_ref().as_array().is_none() {
             self.wrong_type(key, value.get_ref());
             return None;
-        };
-        let corner = |item: &Spanned<DeValue<'_>>| {
-            let pair = item.get_ref().as_array()?;
-            let mut numbers = pair.iter().map(|n| as_number(n.get_ref()));
-            match (numbers.next()??, numbers.next()??, numbers.next()) {
-                (x, y, None) if (0.0..=1.0).contains(&x) && (0.0..=1.0).contains(&y) => {
-                    Some((x, y))
-                }
-                _ => None,
-            }
-        };
-        let corners: Option<Vec<_>> = array.iter().map(corner).collect();
+        }
+        let corners = as_corners(value.get_ref());
         if corners.is_none() {
             self.wrong_value(key, "holds something that is no corner");
         }
         corners
+    }
+
+    /// A list of lists of corners.
+    pub fn areas(&self, name: &'static str) -> Option<Vec<Vec<(f32, f32)>>> {
+        let (key, value) = self.value(name)?;
+        let Some(array) = value.get_ref().as_array() else {
+            self.wrong_type(key, value.get_ref());
+            return None;
+        };
+        if array.is_empty() {
+            self.wrong_value(key, "is empty");
+            return None;
+        }
+        let areas: Option<Vec<_>> = array.iter().map(|a| as_corners(a.get_ref())).collect();
+        if areas.is_none() {
+            self.wrong_value(key, "holds something that is no list of corners");
+        }
+        areas
     }
 
     /// Notes every key that nobody asked for.
@@ -421,6 +444,18 @@ impl<'r, 'a> Section<'r, 'a> {
                 .problem(at, self.key_path(word), "is no key of this table", remedy);
         }
     }
+}
+
+fn as_corners(value: &DeValue<'_>) -> Option<Vec<(f32, f32)>> {
+    let corner = |item: &Spanned<DeValue<'_>>| {
+        let pair = item.get_ref().as_array()?;
+        let mut numbers = pair.iter().map(|n| as_number(n.get_ref()));
+        match (numbers.next()??, numbers.next()??, numbers.next()) {
+            (x, y, None) if (0.0..=1.0).contains(&x) && (0.0..=1.0).contains(&y) => Some((x, y)),
+            _ => None,
+        }
+    };
+    value.as_array()?.iter().map(corner).collect()
 }
 
 fn as_number(value: &DeValue<'_>) -> Option<f32> {

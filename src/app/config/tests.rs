@@ -200,7 +200,7 @@ zone = [[0.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
     site.toml:4:6: site.id: `Site 1` may hold only a-z, 0-9, '-' and '.', and begins with a letter or digit
         expected: 1 to 48 of `a-z 0-9 - .`; for example `id = "site-000123"`
     site.toml:5:1: site.colour: is no key of this table
-        known here: id, region, state_dir, uscc
+        known here: business_hours, holidays, id, open_days, region, state_dir, timezone, uscc
     site.toml:8:10: uplink.broker: `http://` is not MQTT
         write `mqtt://host[:1883]` or `mqtts://host[:8883]`
     site.toml:9:10: uplink.window: is a string
@@ -220,6 +220,175 @@ zone = [[0.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
     site.toml:28:8: rule[0].zone: crosses itself
         list the corners in order, once around the area
     "#);
+}
+
+/// The problems of the minimal config with `site` and `rule` added to its tables.
+fn problems_of(site: &str, rule: &str) -> String {
+    let text = MINIMAL.replace("[site]\n", &format!("[site]\n{site}")) + rule;
+    let parsed = parse(Path::new("site.toml"), &text);
+    assert_eq!(parsed.config.is_none(), !parsed.problems.is_empty());
+    let shown: Vec<_> = parsed.problems.iter().map(ToString::to_string).collect();
+    shown.join("\n")
+}
+
+#[test]
+fn hours_that_nobody_can_keep_are_refused() {
+    let site = r#"timezone = "Asia/Shangai"
+business_hours = ["mon-fry 08:00-21:30", "sat 10-02", "sun"]
+holidays = ["1 October"]
+open_days = ["2026-10-10", "2026-10-11 08:00-08:00"]
+"#;
+    insta::assert_snapshot!(problems_of(site, ""), @r#"
+    site.toml:5:12: site.timezone: there is no time zone `Asia/Shangai`
+        did you mean `Asia/Shanghai`?
+    site.toml:6:19: site.business_hours[0]: `fry` is no weekday
+        did you mean `fri`?
+    site.toml:6:42: site.business_hours[1]: `10-02` is no `HH:MM-HH:MM`
+        write days and hours, e.g. `mon-fri 08:00-14:00, 17:00-21:30`, `sat,sun 10:00-02:00` or `daily 00:00-24:00`
+    site.toml:6:55: site.business_hours[2]: names no hours
+        write days and hours, e.g. `mon-fri 08:00-14:00, 17:00-21:30`, `sat,sun 10:00-02:00` or `daily 00:00-24:00`
+    "#);
+    // Days are told once the hours are right.
+    let site = site
+        .replace("mon-fry", "mon-fri")
+        .replace(", \"sat 10-02\", \"sun\"", "");
+    insta::assert_snapshot!(problems_of(&site, ""), @r#"
+    site.toml:5:12: site.timezone: there is no time zone `Asia/Shangai`
+        did you mean `Asia/Shanghai`?
+    site.toml:7:13: site.holidays[0]: `1 October` is no date
+        write `YYYY-MM-DD`, one day each
+    site.toml:8:14: site.open_days[0]: names no hours
+        write a day with its hours, e.g. `2026-10-10 08:00-21:30`
+    site.toml:8:28: site.open_days[1]: `08:00-08:00` begins and ends with the same minute
+        write a day with its hours, e.g. `2026-10-10 08:00-21:30`
+    "#);
+    let twice = r#"business_hours = ["daily 08:00-20:00"]
+holidays = ["2026-10-10"]
+open_days = ["2026-10-10 10:00-12:00"]
+"#;
+    insta::assert_snapshot!(problems_of(twice, ""), @r#"
+    site.toml:7:14: site.open_days[0]: `2026-10-10 10:00-12:00` is one of the `holidays` too
+        take it out of one of the two
+    "#);
+    insta::assert_snapshot!(problems_of("holidays = [\"2026-10-10\"]\n", ""), @r#"
+    site.toml:5:12: site.holidays: needs `business_hours`
+        add `business_hours = ["mon-fri 08:00-21:30"]`, or take it out
+    "#);
+    insta::assert_snapshot!(problems_of("timezone = \"Beijing\"\n", ""), @r#"
+    site.toml:5:12: site.timezone: there is no time zone `Beijing`
+        write an IANA name, e.g. `Asia/Shanghai`, `Asia/Urumqi` or `Europe/Berlin`
+    "#);
+}
+
+#[test]
+fn a_rule_that_can_never_watch_is_refused() {
+    insta::assert_snapshot!(problems_of("", "when = \"business\"\noff_hours_factor = 0.5\n"), @r#"
+    site.toml:21:8: rule[0].when: `business` needs `site.business_hours`
+        add `business_hours = ["mon-fri 08:00-21:30"]` to `[site]`
+    site.toml:22:20: rule[0].off_hours_factor: needs `site.business_hours`
+        add `business_hours` to `[site]`, or take it out
+    "#);
+    let always = "business_hours = [\"daily 00:00-24:00\"]\n";
+    insta::assert_snapshot!(problems_of(always, "when = \"off-hours\"\n"), @r#"
+    site.toml:22:8: rule[0].when: leaves no hour in which the rule watches
+        business is round the clock: write `when = "always"`, or correct `business_hours` in `[site]`
+    "#);
+    insta::assert_snapshot!(problems_of("", "hours = []\nwhen = \"never\"\n"), @r#"
+    site.toml:21:9: rule[0].hours: is empty
+        expected: list of days with hours, as in `site.business_hours`; for example `hours = ["daily 22:00-06:00"]`
+    site.toml:21:9: rule[0].hours: cannot stand beside `when`
+        take one of the two out
+    site.toml:22:8: rule[0].when: is "never"
+        expected: `"always"`, `"business"` or `"off-hours"`; for example `when = "always"`
+    "#);
+    // Hours with a mistake are hours: the rule is not blamed for theirs.
+    let wrong = "business_hours = [\"daily\"]\n";
+    let problems = problems_of(wrong, "when = \"business\"\noff_hours_factor = 0.5\n");
+    assert_eq!(problems.lines().count(), 2, "{problems}");
+}
+
+#[test]
+fn zones_that_enclose_nothing_are_refused() {
+    let rule = r"zone = [[0.1, 0.1], [0.5, 0.5], [0.9, 0.9]]
+exclude = [[[0.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [1.0, 0.0]]]
+";
+    insta::assert_snapshot!(problems_of("", rule), @r#"
+    site.toml:21:8: rule[0].zone: has no area
+        list corners that enclose a part of the picture
+    site.toml:22:12: rule[0].exclude[0]: crosses itself
+        list the corners in order, once around the area
+    site.toml:22:62: rule[0].exclude[1]: has fewer than 3 corners
+        write at least 3 corners `[x, y]`
+    "#);
+    let rule = r"zone = [[0.1, 0.1], [0.5, 0.1], [0.5, 0.5]]
+exclude = [[[0.0, 0.0], [0.6, 0.0], [0.6, 0.6], [0.0, 0.6]]]
+";
+    insta::assert_snapshot!(problems_of("", rule), @r#"
+    site.toml:22:11: rule[0].exclude: leaves nothing of the zone
+        make the excluded areas smaller, or take the rule out
+    "#);
+    insta::assert_snapshot!(problems_of("", "exclude = [[0.0, 0.0], [0.6, 0.0]]\nzone_samples = 0\n"), @r#"
+    site.toml:21:11: rule[0].exclude: holds something that is no list of corners
+        expected: list of polygons, each as in `zone`; for example `exclude = [[[0.7, 0.2], [1.0, 0.2], [1.0, 0.5]]]`
+    site.toml:22:16: rule[0].zone_samples: is 0
+        expected: whole number, 1 to 20; for example `zone_samples = 2`
+    "#);
+}
+
+#[test]
+fn more_hits_than_samples_are_refused() {
+    insta::assert_snapshot!(problems_of("", "samples = 3\nhits = 4\n"), @r#"
+    site.toml:22:8: rule[0].hits: is 4, more than `samples` (3)
+        make it the lower of the two
+    "#);
+    insta::assert_snapshot!(problems_of("", "hits = 6\n"), @r#"
+    site.toml:21:8: rule[0].hits: is 6, more than `samples` (5)
+        make it the lower of the two
+    "#);
+}
+
+#[test]
+fn an_exclusion_alone_is_of_the_whole_picture() {
+    let text = format!("{MINIMAL}exclude = [[[0.0, 0.0], [0.5, 0.0], [0.5, 1.0], [0.0, 1.0]]]\n");
+    let config = good(&text);
+    let zone = config.rules[0].config.zone.as_ref().unwrap();
+    assert_eq!(zone.name.as_str(), "zone");
+    assert!((zone.polygon.area() - 1.0).abs() < 1e-6);
+    assert_eq!(zone.exclude.len(), 1);
+}
+
+#[test]
+fn a_code_brings_its_hits_unless_samples_are_written() {
+    let rule = |code: &str, more: &str| {
+        let text = MINIMAL.replace("ppe.mask.missing", code) + more;
+        good(&text).rules.remove(0).config
+    };
+    let gate = |r: &RuleConfig| (r.samples, r.hits);
+    assert_eq!(gate(&rule("act.smoking", "")), (3, Some(2)));
+    assert_eq!(gate(&rule("act.smoking", "samples = 5\n")), (5, None));
+    assert_eq!(
+        gate(&rule("act.smoking", "samples = 5\nhits = 3\n")),
+        (5, Some(3))
+    );
+    assert_eq!(gate(&rule("ppe.hat.missing", "")), (5, None));
+    let rat = rule("pest.rodent", "");
+    assert_eq!((rat.still_ms, rat.off_hours), (60_000, None));
+}
+
+#[test]
+fn rodents_need_less_evidence_outside_business_hours_once_those_are_known() {
+    let text = MINIMAL.replace("ppe.mask.missing", "pest.rodent").replace(
+        "[site]\n",
+        "[site]\nbusiness_hours = [\"daily 08:00-20:00\"]\n",
+    );
+    let rule = good(&text).rules.remove(0).config;
+    let (business, off) = (rule.gate(false), rule.gate(true));
+    assert_eq!((business.dwell_ms, business.off_hours), (400, false));
+    assert_eq!((off.dwell_ms, off.off_hours), (320, true));
+    let same = good(&format!("{text}off_hours_factor = 1\n"))
+        .rules
+        .remove(0);
+    assert_eq!(same.config.off_hours, None);
 }
 
 #[test]
