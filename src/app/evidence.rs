@@ -240,7 +240,7 @@ impl EvidenceDesk {
             reason = "a reload of the config changes it; without one nobody does"
         )
     )]
-    pub fn change(&mut self, config: EvidenceConfig, words: Words) {
+    pub fn change(&mut self, config: &EvidenceConfig, words: Words) {
         self.outbox
             .let_unredacted_leave(config.redact == Redact::Off);
         self.settings.change(config);

@@ -75,13 +75,13 @@ impl EvidenceSettings {
     }
 
     /// From now on `to`, but for folder and key.
-    pub fn change(&self, to: EvidenceConfig) {
+    pub fn change(&self, to: &EvidenceConfig) {
         let mut config = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (dir, key_file) = (config.dir.clone(), config.key_file.clone());
         *config = EvidenceConfig {
             dir,
             key_file,
-            ..to
+            ..to.clone()
         };
     }
 }

@@ -91,18 +91,17 @@ impl EvidenceIndex {
             .files
             .iter()
             .find(|f| f.name == CLIP || f.name == SEALED_CLIP);
-        let clip = match clip {
-            Some(file) => ClipState::Ready(ClipFile {
+        let clip = if let Some(file) = clip {
+            ClipState::Ready(ClipFile {
                 path: format!("{}/{}", draft.folder, file.name),
                 sha256: file.sha256.clone(),
                 bytes: file.bytes,
                 sealed: file.name == SEALED_CLIP,
                 class: draft.class,
-            }),
-            None => {
-                let missing = body.missing.iter().find(|m| m.name == CLIP);
-                ClipState::Missing(missing.map_or_else(String::new, |m| m.why.clone()))
-            }
+            })
+        } else {
+            let missing = body.missing.iter().find(|m| m.name == CLIP);
+            ClipState::Missing(missing.map_or_else(String::new, |m| m.why.clone()))
         };
         let held = Held {
             folder: draft.folder.clone(),

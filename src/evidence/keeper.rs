@@ -109,7 +109,7 @@ pub struct Job {
 /// Where jobs go.
 #[derive(Clone, Debug)]
 pub struct Jobs {
-    jobs: SyncSender<Job>,
+    queue: SyncSender<Job>,
     aside: Aside,
     index: EvidenceIndex,
     metrics: Metrics,
@@ -121,7 +121,7 @@ impl Jobs {
         let draft = &job.draft;
         self.index.expect(draft.finding, &draft.folder, draft.class);
         if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) =
-            self.jobs.try_send(job)
+            self.queue.try_send(job)
         {
             let mut aside = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
             tracing::warn!(finding = %job.draft.finding, "evidence thread is behind: no clip and no original");
@@ -250,7 +250,7 @@ impl Keeper {
         let (tx, rx) = sync_channel(JOBS);
         let (aside, index) = (Aside::default(), EvidenceIndex::default());
         let jobs = Jobs {
-            jobs: tx,
+            queue: tx,
             aside: aside.clone(),
             index: index.clone(),
             metrics: metrics.clone(),
@@ -529,17 +529,16 @@ impl Keeper {
     fn sign(&mut self, waiting: &Waiting) -> io::Result<()> {
         let draft = &waiting.draft;
         let folder = self.config.dir.join(&draft.folder);
-        let line = match self.entry_of(&draft.folder)? {
-            Some(line) => line,
-            None => {
-                let body = BundleBody {
-                    draft: draft.clone(),
-                    files: bundle::files_in(&folder)?,
-                    missing: waiting.missing.clone(),
-                };
-                let boxed = Body::Bundle(Box::new(body));
-                self.chain.append(&self.disk, boxed, self.clock.utc())?.line
-            }
+        let line = if let Some(line) = self.entry_of(&draft.folder)? {
+            line
+        } else {
+            let body = BundleBody {
+                draft: draft.clone(),
+                files: bundle::files_in(&folder)?,
+                missing: waiting.missing.clone(),
+            };
+            let body = Body::Bundle(Box::new(body));
+            self.chain.append(&self.disk, body, self.clock.utc())?.line
         };
         self.disk
             .replace(&folder.join(MANIFEST), &line, Access::Group)?;

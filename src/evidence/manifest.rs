@@ -213,6 +213,11 @@ pub struct Line {
     signature: [u8; 64],
 }
 
+#[derive(Deserialize)]
+struct Version {
+    v: u32,
+}
+
 impl Line {
     /// Takes a line apart.
     ///
@@ -232,10 +237,6 @@ impl Line {
             .and_then(from_hex)
             .ok_or(LineError::NoSignature)?;
         let message = [open, b"}"].concat();
-        #[derive(Deserialize)]
-        struct Version {
-            v: u32,
-        }
         let version: Version = serde_json::from_slice(&message).map_err(|_| LineError::NoEntry)?;
         if version.v > VERSION {
             return Err(LineError::Newer);

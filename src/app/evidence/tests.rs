@@ -204,7 +204,7 @@ fn a_change_of_policy_counts_at_once_and_for_what_waits() {
     };
     assert!(!made(&site).pictures[0].redacted);
     let faces = config(Path::new("/elsewhere"), Redact::Faces);
-    site.desk.change(faces, words(&["face-bare"]));
+    site.desk.change(&faces, words(&["face-bare"]));
     assert!(made(&site).pictures[0].redacted);
     let dir = site.desk.settings.now().dir;
     assert!(dir.starts_with(site.dir.path()), "the folder stays");
