@@ -23,11 +23,13 @@
 //! | evidence on the disk | `evidence::Keeper` | `evidence.max_mb`, `max_days` | clips, then pictures go by signed record, lowest class and oldest first | `evidence_removed_total` |
 //! | pictures and clips to send | [`uplink::EvidenceOutbox`], on a shelf of the store | what findings name | wait behind all records for `uplink.evidence_kbps` | `uplink_evidence_waiting` |
 //! | outbox | [`uplink::Store`], SQLite | the disk | grows until acknowledged | `outbox_records`, `outbox_bytes`, `outbox_oldest_seconds` |
+//! | commands | `uplink::Inbox` | 8 not acknowledged, 120 at once and 2 a second | the broker keeps them; those that come faster are dropped | `commands_dropped_total{reason}` |
 //! | in flight | `uplink::delivery` | `uplink.window` | the outbox waits | `uplink_published_total`, `uplink_acked_total` |
 //!
 //! # Threads and tasks
 //!
-//! * one tokio task per camera (capture), one for the uplink, one per camera that follows its health;
+//! * one tokio task per camera (capture), one for the uplink, one that takes commands in and one that
+//!   does them, one per camera that follows its health;
 //! * one OS thread per camera that decodes, N that run the models (cores less one), one for track,
 //!   rules and pictures of findings, one that seals, clips and signs evidence, one that owns the
 //!   database;
@@ -36,6 +38,12 @@
 //! Track, rules and a finding's pictures share one plain thread, not a tokio task: they block on the
 //! disk by design, since a finding must be durable before the next is decided. What a finding does not
 //! wait for (clip, signature, budget) is the evidence thread's.
+//!
+//! # While it runs
+//!
+//! A camera, the workers and the lines to the broker begin and end by themselves (`app::site`,
+//! `app::camera_unit`), so another config touches only what it changes (`app::reload`). A camera keeps
+//! its [`base::ids::CameraSlots`] slot for the life of the process.
 //!
 //! # Who may import whom
 //!

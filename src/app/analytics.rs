@@ -9,10 +9,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::evidence::{EvidenceDesk, Written};
+use super::evidence::{EvidenceDesk, Words, Written};
 use super::health::Problems;
+use super::models::starts;
+use super::mutes::Mutes;
 use crate::base::backoff::Backoff;
 use crate::base::geometry::Polygon;
 use crate::base::heartbeat::Heartbeat;
@@ -20,8 +23,9 @@ use crate::base::ids::{CameraId, CameraIx, RuleIx};
 use crate::base::metrics::{Counter, Metric, Metrics};
 use crate::base::time::{SharedClock, UtcMicros};
 use crate::detect::{Analysed, Models};
-use crate::rules::{FindingChange, OpenFinding, Phase, RuleConfig, RuleEngine, Zone};
-use crate::track::Tracker;
+use crate::evidence::EvidenceConfig;
+use crate::rules::{FindingChange, OpenFinding, Phase, RuleConfig, RuleEngine, RuleState, Zone};
+use crate::track::{TrackConfig, Tracker};
 use crate::uplink::{
     CameraRef, Change, ClockRef, FindingData, FindingPhase, LedgerEntry, ModelRef, ObjectRef,
     RecordBody, RuleRef, SiteIdentity, SiteRef, StoreError, StoreHandle, ZoneRef,
@@ -42,7 +46,7 @@ const STORE_PROBLEM: &str = "store";
 pub struct Facts {
     /// Who we are.
     pub site: SiteIdentity,
-    /// Cameras by index: name and GB/T 28181 code.
+    /// Cameras by slot: name and GB/T 28181 code. Those of an earlier config are among them.
     pub cameras: Vec<(CameraId, Option<String>)>,
     /// Rules by index.
     pub rules: Vec<RuleConfig>,
@@ -76,7 +80,7 @@ impl Facts {
     }
 
     /// The payload of a change, without its evidence.
-    fn data(&self, change: &FindingChange) -> FindingData {
+    pub fn data(&self, change: &FindingChange) -> FindingData {
         let rule = &self.rules[usize::from(change.rule.0)];
         let (camera, gb28181) = &self.cameras[change.camera.index()];
         let classes = self.models.classes();
@@ -134,6 +138,7 @@ impl Facts {
             realert: change.realert,
             reason: change.reason.map(|r| r.word().to_owned()),
             missing: Vec::new(),
+            muted: None,
         }
     }
 
@@ -178,12 +183,41 @@ pub fn clock_state() -> ClockRef {
     }
 }
 
+/// Another config for the thread, taken up between two pictures.
+#[derive(Debug)]
+pub struct Retuning {
+    /// What findings must say from here on; holds rules, cameras by slot and models.
+    pub facts: Arc<Facts>,
+    /// How objects are followed.
+    pub track: TrackConfig,
+    /// The models are others: what is still queued is taken as the old ones' first, and all tracks
+    /// begin anew. No worker may be running.
+    pub other_models: bool,
+    /// What becomes of deciding frames from here on.
+    pub evidence: EvidenceConfig,
+    /// What bundles say of models and config.
+    pub words: Words,
+}
+
+/// What the thread is asked between two pictures.
+#[derive(Debug)]
+pub enum Order {
+    /// Take up another config; answered once it counts.
+    Retune(Box<Retuning>, oneshot::Sender<()>),
+    /// What is open?
+    Open(oneshot::Sender<Vec<OpenFinding>>),
+    /// What does each rule lack, on this camera or on all?
+    Explain(Option<CameraIx>, oneshot::Sender<Vec<RuleState>>),
+}
+
 /// Everything the thread owns.
 #[derive(Debug)]
 pub struct Analytics {
     /// q3.
     pub analysed: Receiver<Analysed>,
-    /// One per camera, by index.
+    /// What it is asked by the rest of the site.
+    pub orders: Receiver<Order>,
+    /// One per camera, by slot.
     pub trackers: Vec<Tracker>,
     /// All rules.
     pub engine: RuleEngine,
@@ -193,6 +227,8 @@ pub struct Analytics {
     pub desk: EvidenceDesk,
     /// Where findings become durable.
     pub store: StoreHandle,
+    /// Findings that the centre does not want to be bothered with.
+    pub mutes: Mutes,
     /// What the site's status should say is wrong.
     pub problems: Problems,
     /// The site's metrics.
@@ -242,17 +278,22 @@ impl Analytics {
             .engine
             .restore(closed.filter_map(|r| self.facts.known(&r.data)).collect());
         debug_assert_eq!(none_left, [], "only open findings can be left over");
-        for mut data in unknown {
-            tracing::warn!(finding = %data.finding, rule = %data.rule.id, camera = %data.camera.id, "closed: the config no longer has its rule or camera");
-            data.revision += 1;
-            data.phase = FindingPhase::Closed;
-            data.closed_at = Some(self.clock.utc());
-            data.reason = Some("config".to_owned());
-            data.realert = false;
-            data.clock = clock_state();
-            self.store.commit_finding(data)?;
+        for data in unknown {
+            self.store.commit_finding(self.orphaned(data))?;
         }
         Ok(count)
+    }
+
+    /// The end of a finding that the config gives nobody to decide on any more.
+    fn orphaned(&self, mut data: FindingData) -> FindingData {
+        tracing::warn!(finding = %data.finding, rule = %data.rule.id, camera = %data.camera.id, "closed: the config no longer has its rule or camera");
+        data.revision += 1;
+        data.phase = FindingPhase::Closed;
+        data.closed_at = Some(self.clock.utc());
+        data.reason = Some("config".to_owned());
+        data.realert = false;
+        data.clock = clock_state();
+        data
     }
 
     /// Findings that are still within the longest cool-down of all rules.
@@ -273,6 +314,9 @@ impl Analytics {
         let mut taken = 0;
         loop {
             self.heartbeat.beat();
+            while let Ok(order) = self.orders.try_recv() {
+                taken += self.obey(order);
+            }
             match self.analysed.recv_timeout(TICK) {
                 Ok(analysed) => {
                     taken += 1;
@@ -289,6 +333,81 @@ impl Analytics {
         }
     }
 
+    /// How many pictures were taken meanwhile.
+    fn obey(&mut self, order: Order) -> u64 {
+        match order {
+            Order::Retune(to, done) => {
+                let taken = self.retune(*to);
+                // Whoever asked may be gone: the site is stopping.
+                let _gone = done.send(()).is_err();
+                taken
+            }
+            Order::Open(reply) => {
+                // Whoever asked may have given up.
+                let _gone = reply.send(self.engine.open()).is_err();
+                0
+            }
+            Order::Explain(camera, reply) => {
+                let all = (0..self.trackers.len()).map(|i| CameraIx(i as u16));
+                let asked = all.filter(|c| camera.is_none_or(|asked| asked == *c));
+                let states = asked.flat_map(|c| self.engine.explain(c)).collect();
+                let _gone = reply.send(states).is_err();
+                0
+            }
+        }
+    }
+
+    fn retune(&mut self, to: Retuning) -> u64 {
+        let mut taken = 0;
+        while to.other_models
+            && let Ok(analysed) = self.analysed.try_recv()
+        {
+            taken += 1;
+            self.take(&analysed);
+        }
+        let Retuning { facts, track, .. } = to;
+        self.desk.change(&to.evidence, to.words);
+        let (models, rules) = (&facts.models, &facts.rules);
+        for slot in 0..facts.cameras.len() {
+            let camera = CameraIx(slot as u16);
+            let starts = starts(models, rules, camera);
+            match self.trackers.get_mut(slot) {
+                Some(known) if !to.other_models => known.retune(track.clone(), starts),
+                known => {
+                    let new =
+                        Tracker::new(camera, track.clone(), models.groups()).with_starts(starts);
+                    match known {
+                        Some(known) => *known = new,
+                        None => self.trackers.push(new),
+                    }
+                }
+            }
+        }
+        let orphans = self.engine.reload(rules.clone(), to.other_models);
+        self.facts = facts;
+        if !orphans.is_empty() {
+            self.close(&orphans);
+        }
+        taken
+    }
+
+    /// Closes findings that no rule of the new config continues.
+    fn close(&self, orphans: &[OpenFinding]) {
+        let records = match self.store.open_findings() {
+            Ok(records) => records,
+            Err(e) => {
+                // The next start finds them without a rule and closes them.
+                tracing::error!(err = %e.chain(), "findings without a rule stay open for now");
+                return;
+            }
+        };
+        for record in records {
+            if orphans.iter().any(|o| o.finding == record.data.finding) {
+                self.commit(&self.orphaned(record.data), Vec::new());
+            }
+        }
+    }
+
     fn take(&mut self, analysed: &Analysed) {
         self.desk.answer_snapshots(analysed);
         let tracker = &mut self.trackers[analysed.detections.camera.index()];
@@ -297,6 +416,7 @@ impl Analytics {
         let any_new = changes.iter().any(|c| c.phase == Phase::Opened);
         for change in changes {
             let mut data = self.facts.data(&change);
+            data.muted = self.mutes.word(&data, self.clock.utc());
             self.desk.attach(&mut data);
             let written = matches!(change.phase, Phase::Opened | Phase::Reopened)
                 .then(|| self.desk.take(analysed, &change, &mut data))

@@ -7,8 +7,9 @@ use clap::{Args, Parser, Subcommand};
 use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
 use super::logging::{self, LogFormat};
 use super::terminal::Terminal;
-use super::{check, demo, detect, probe, replay, run, tail, verify};
+use super::{check, demo, detect, probe, replay, run, schema, tail, verify};
 use crate::base::secret::Secret;
+use crate::base::time::UtcMicros;
 use crate::capture::Transport;
 
 /// Watches kitchen cameras, recognises food-safety violations, and gets every finding to the county
@@ -52,6 +53,15 @@ enum Command {
     Verify(VerifyArgs),
     /// A camera, a broker and the daemon in one, with no config: the main job, live.
     Demo(DemoArgs),
+    /// The wire contract: JSON Schemas of all that is sent and read over MQTT.
+    Schema(SchemaArgs),
+}
+
+#[derive(Debug, Args)]
+struct SchemaArgs {
+    /// One of them (finding, command, command.mute …); without it, all in one object by name.
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -191,7 +201,8 @@ struct DetectArgs {
 
 #[derive(Debug, Args)]
 struct ReplayArgs {
-    /// Clips, H.264 or H.265.
+    /// Clips, H.264 or H.265, or what --save kept of some (*.jsonl). CLIP@CAMERA takes the rules and
+    /// the sampling of that camera of the config.
     #[arg(value_name = "CLIP", required = true)]
     clips: Vec<PathBuf>,
     /// The site's config, whose models, rules and sampling count; without it the shipped models and
@@ -204,10 +215,34 @@ struct ReplayArgs {
     /// A model card (TOML file) instead of the others; can be given again.
     #[arg(long, value_name = "CARD")]
     models: Vec<PathBuf>,
+    /// The moment at which each clip begins, for rules that ask the time of day
+    /// (2026-11-24T11:30:00+08:00).
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    begins: Option<UtcMicros>,
     /// What is to be found: JSON lines, one a clip: {"clip", "events": [{"code", "start_s", "end_s"}]}.
     /// Gives a table of what was found, missed and false.
     #[arg(long, value_name = "FILE")]
     truth: Option<PathBuf>,
+    /// Clips at a time; without it one per core. The findings are the same.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: Option<u16>,
+    /// Keep what the models saw, to replay it in no time (FILE.jsonl).
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// Vary a key of a rule, RULE.KEY=LOW..HIGH[:STEP], such as pest.rodent.threshold=0.3..0.8:0.05: a
+    /// table of precision, recall and delay for each value. RULE is a rule's id or a code.
+    #[arg(long, value_name = "SWEEP", requires = "truth")]
+    sweep: Option<String>,
+    /// A plot of the sweep (FILE.svg or FILE.html).
+    #[arg(long, value_name = "FILE", requires = "sweep")]
+    plot: Option<PathBuf>,
+    /// A report for people: timelines, findings and why, near misses (FILE.html, one file).
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Why not: what each rule lacked at a moment of the clips, in seconds from their beginning; without
+    /// one, what came nearest to a finding, and with --truth why events were missed.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "all", value_parser = moment_of_clip, conflicts_with = "sweep")]
+    explain: Option<replay::Explain>,
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
@@ -216,14 +251,36 @@ struct ReplayArgs {
 impl ReplayArgs {
     fn options(&self) -> replay::ReplayOptions {
         replay::ReplayOptions {
-            clips: self.clips.clone(),
+            inputs: self.clips.clone(),
             config: self.config.clone(),
             camera: self.camera.clone(),
             models: self.models.clone(),
+            begins: self.begins,
             truth: self.truth.clone(),
+            jobs: self.jobs.map(usize::from),
+            save: self.save.clone(),
+            sweep: self.sweep.clone(),
+            plot: self.plot.clone(),
+            report: self.report.clone(),
+            explain: self.explain,
             json: self.json,
         }
     }
+}
+
+fn moment_of_clip(text: &str) -> Result<replay::Explain, String> {
+    match text.parse() {
+        _ if text == "all" => Ok(replay::Explain::All),
+        Ok(at_s) if (0.0..1e9).contains(&at_s) => Ok(replay::Explain::At { at_s }),
+        _ => Err("seconds from the clip's beginning are needed, such as 12.5".to_owned()),
+    }
+}
+
+fn moment(text: &str) -> Result<UtcMicros, String> {
+    let time: Result<jiff::Timestamp, _> = text.parse();
+    time.map(|t| UtcMicros(t.as_microsecond())).map_err(|_| {
+        "a time with its offset from UTC is needed: 2026-11-24T11:30:00+08:00".to_owned()
+    })
 }
 
 fn share(text: &str) -> Result<f32, String> {
@@ -321,6 +378,7 @@ pub fn main() -> Outcome {
             };
             return verify::run(&options, terminal);
         }
+        Command::Schema(args) => return schema::run(args.name.as_deref(), terminal),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -331,7 +389,11 @@ pub fn main() -> Outcome {
         .or_exit(ExitCode::Internal)?;
     runtime.block_on(async {
         match cli.command {
-            Command::Check(_) | Command::Detect(_) | Command::Replay(_) | Command::Verify(_) => {
+            Command::Check(_)
+            | Command::Detect(_)
+            | Command::Replay(_)
+            | Command::Schema(_)
+            | Command::Verify(_) => {
                 unreachable!("answered above")
             }
             Command::Run(args) => run::run(&args.config).await,

@@ -6,6 +6,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -13,7 +15,7 @@ use super::analytics::clock_state;
 use super::blocking::on_thread;
 use super::health::Problems;
 use crate::base::geometry::NormRect;
-use crate::base::ids::CameraIx;
+use crate::base::ids::{CameraIx, CameraSlots};
 use crate::base::metrics::{Metric, Metrics};
 use crate::base::time::{FrameStamp, SharedClock};
 use crate::capture::AccessUnit;
@@ -176,7 +178,7 @@ impl Written {
 impl EvidenceDesk {
     /// Opens the site's evidence. What cannot be opened is a problem of the site, not its end.
     pub fn open(
-        config: &EvidenceConfig,
+        settings: EvidenceSettings,
         site: &SiteIdentity,
         words: Words,
         outbox: EvidenceOutbox,
@@ -188,11 +190,10 @@ impl EvidenceDesk {
             region: site.region.to_string(),
             id: site.site.to_string(),
         };
-        let settings = EvidenceSettings::new(config.clone());
         let (keeping, keeper) = match Keeper::open(settings.clone(), name, metrics, clock) {
             Ok((keeper, jobs)) => {
                 let keeping = Keeping {
-                    writer: BundleWriter::new(&config.dir),
+                    writer: BundleWriter::new(&settings.now().dir),
                     jobs,
                     index: keeper.index(),
                 };
@@ -222,8 +223,14 @@ impl EvidenceDesk {
     }
 
     /// What answers the centre when it asks for pictures.
-    pub fn answers(&self, store: StoreHandle, clock: SharedClock) -> EvidenceAnswers {
+    pub fn answers(
+        &self,
+        store: StoreHandle,
+        slots: CameraSlots,
+        clock: SharedClock,
+    ) -> EvidenceAnswers {
         EvidenceAnswers {
+            slots,
             snapshots: self.snapshots.clone(),
             index: self.keeping.as_ref().ok().map(|k| k.index.clone()),
             outbox: self.outbox.clone(),
@@ -233,13 +240,6 @@ impl EvidenceDesk {
     }
 
     /// Another config is in force, or other models. Folder and key stay.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "a reload of the config changes it; without one nobody does"
-        )
-    )]
     pub fn change(&mut self, config: &EvidenceConfig, words: Words) {
         self.outbox
             .let_unredacted_leave(config.redact == Redact::Off);
@@ -528,6 +528,8 @@ fn leaving(
 /// answer names the topic they will come on.
 #[derive(Clone, Debug)]
 pub struct EvidenceAnswers {
+    /// Which camera has which name.
+    pub slots: CameraSlots,
     /// Where pictures are taken.
     pub snapshots: Snapshots,
     /// What there is; `None` if nothing can be kept.
@@ -540,13 +542,6 @@ pub struct EvidenceAnswers {
     pub clock: SharedClock,
 }
 
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the centre's commands ask it; without them nobody does"
-    )
-)]
 impl EvidenceAnswers {
     /// Takes and queues the next picture of `camera`.
     ///
@@ -640,6 +635,24 @@ impl EvidenceAnswers {
         committed.map_err(|e| e.chain())?;
         self.outbox.add(item);
         Ok(answer)
+    }
+}
+
+impl super::desk::Pictures for EvidenceAnswers {
+    fn snapshot(&self, camera: String) -> BoxFuture<'static, Result<serde_json::Value, String>> {
+        let this = self.clone();
+        async move {
+            let names = this.slots.names();
+            let slot = names.iter().position(|n| n.as_str() == camera);
+            let slot = slot.ok_or_else(|| format!("there is no camera {camera}"))?;
+            this.send_snapshot(CameraIx(slot as u16)).await
+        }
+        .boxed()
+    }
+
+    fn clip(&self, finding: Uuid) -> BoxFuture<'static, Result<serde_json::Value, String>> {
+        let this = self.clone();
+        async move { this.send_clip(finding).await }.boxed()
     }
 }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use tokio::sync::watch;
 
-use crate::base::time::SharedClock;
+use crate::base::ids::CameraId;
+use crate::base::time::{SharedClock, UtcMicros};
 use crate::capture::{CaptureHealth, CaptureState};
 use crate::decode::DecodeHealth;
 use crate::uplink::{CameraReport, CameraState, SiteState};
@@ -75,6 +76,20 @@ fn merged(capture: &CaptureHealth, decode: &DecodeHealth) -> (CameraState, Strin
     }
 }
 
+/// The report of a camera of which nothing is known yet.
+pub fn first_report(id: &CameraId, now: UtcMicros) -> CameraReport {
+    CameraReport {
+        camera: id.to_string(),
+        state: CameraState::Connecting,
+        since: now,
+        detail: String::new(),
+        codec: None,
+        width: None,
+        height: None,
+        fps: None,
+    }
+}
+
 /// The rate as worth telling: a retained message for every tenth of a picture would be noise.
 fn worth_telling(old: Option<f32>, new: f32) -> bool {
     old.is_none_or(|old| (old - new).abs() >= 1.0 || (old > 0.0) != (new > 0.0))
@@ -139,7 +154,7 @@ pub async fn follow_main(
 
 /// Keeps one camera's report in `state` up to date until both senders are gone.
 pub async fn follow(
-    index: usize,
+    id: CameraId,
     mut capture: watch::Receiver<CaptureHealth>,
     mut decode: watch::Receiver<DecodeHealth>,
     state: watch::Sender<SiteState>,
@@ -151,7 +166,11 @@ pub async fn follow(
             capture.borrow_and_update().clone(),
             *decode.borrow_and_update(),
         );
-        state.send_if_modified(|s| update(&mut s.cameras[index], &c, &d, &clock));
+        state.send_if_modified(|s| {
+            let mut reports = s.cameras.iter_mut();
+            let report = reports.find(|r| r.camera == id.as_str());
+            report.is_some_and(|report| update(report, &c, &d, &clock))
+        });
         tokio::select! {
             changed = capture.changed(), if capture_open => capture_open = changed.is_ok(),
             changed = decode.changed(), if decode_open => decode_open = changed.is_ok(),
@@ -163,19 +182,10 @@ pub async fn follow(
 mod tests {
     use super::*;
     use crate::base::geometry::SizePx;
-    use crate::base::time::{ManualClock, MonoMicros, UtcMicros};
+    use crate::base::time::{ManualClock, MonoMicros};
 
     fn report() -> CameraReport {
-        CameraReport {
-            camera: "wok-1".to_owned(),
-            state: CameraState::Connecting,
-            since: UtcMicros(1),
-            detail: String::new(),
-            codec: None,
-            width: None,
-            height: None,
-            fps: None,
-        }
+        first_report(&CameraId::new("wok-1").unwrap(), UtcMicros(1))
     }
 
     #[test]

@@ -4,10 +4,14 @@
 //! pipeline; `analytics` is the one thread where track, rules and evidence meet.
 mod analytics;
 mod blocking;
+mod camera_unit;
 mod check;
 pub mod cli;
+mod commands;
 pub mod config;
 mod demo;
+mod desired;
+mod desk;
 mod detect;
 mod evidence;
 pub mod exit;
@@ -15,9 +19,13 @@ pub mod explain;
 mod health;
 mod logging;
 mod models;
+mod mutes;
+mod notice;
 mod probe;
+mod reload;
 mod replay;
 mod run;
+pub mod schema;
 mod site;
 mod tail;
 mod terminal;

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use super::exit::{ExitCode, Failure, OrExit as _};
 use super::site::find_upwards;
 use crate::base::ids::CameraIx;
-use crate::detect::Models;
+use crate::detect::{ClassInfo, Models};
 use crate::rules::RuleConfig;
 
 /// Cards looked for upwards of here and of the program, and then where packages put them.
@@ -38,8 +38,12 @@ pub fn shipped_or(cards: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
 /// By class, the score from which a camera's tracker takes a detection seriously: what the class's card
 /// and the camera's rules that name it ask for, whichever is least.
 pub fn starts(models: &Models, rules: &[RuleConfig], camera: CameraIx) -> Arc<[f32]> {
-    let classes = models.classes().iter();
-    let mut starts: Vec<f32> = classes.map(|c| c.threshold).collect();
+    starts_of(models.classes(), rules, camera)
+}
+
+/// The same without the networks.
+pub fn starts_of(classes: &[ClassInfo], rules: &[RuleConfig], camera: CameraIx) -> Arc<[f32]> {
+    let mut starts: Vec<f32> = classes.iter().map(|c| c.threshold).collect();
     for rule in rules.iter().filter(|r| r.cameras.contains(&camera)) {
         for class in &rule.classes {
             let start = &mut starts[usize::from(class.0)];

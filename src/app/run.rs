@@ -5,17 +5,28 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::blocking::on_thread;
-use super::config;
+use super::config::{self, Problem, Problems, SiteConfig};
+use super::desired::{self, Rejected};
 use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
-use super::site::Site;
+use super::reload::{FileWatch, ReloadError};
+use super::site::{Asks, Site};
 use super::watchdog;
 use crate::base::time::SystemClock;
+use crate::uplink::ConfigSource;
 
-/// SIGINT, SIGTERM, or SIGHUP (the terminal is gone): the end in good order.
+/// SIGINT, SIGTERM and SIGHUP. For a command at a terminal all three mean the end (at a hang-up the
+/// terminal is gone); for the daemon a hang-up means to read the config again.
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+}
+
+/// What a signal means to the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ask {
+    Stop,
+    Reload,
 }
 
 impl Signals {
@@ -31,28 +42,68 @@ impl Signals {
         })
     }
 
-    /// The next one.
+    /// The next one, whichever.
     pub async fn next(&mut self) {
+        self.ask().await;
+    }
+
+    async fn ask(&mut self) -> Ask {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
+            _ = self.interrupt.recv() => Ask::Stop,
+            _ = self.terminate.recv() => Ask::Stop,
+            _ = self.hangup.recv() => Ask::Reload,
         }
+    }
+
+    async fn stop(&mut self) {
+        while self.ask().await != Ask::Stop {}
     }
 }
 
-/// Runs the daemon until a signal or a fault.
+async fn build(config: SiteConfig) -> Result<Result<Site, Failure>, Failure> {
+    let built = on_thread("build", || Site::build(config, SystemClock::shared()));
+    built.await.or_exit(ExitCode::Internal)
+}
+
+/// Why the centre's config was left aside at the start.
+fn not_used(failure: &Failure) -> Rejected {
+    Rejected {
+        revision: String::new(),
+        problems: Problems(vec![Problem {
+            file: config::DESIRED.to_owned(),
+            line: 0,
+            column: 0,
+            key: String::new(),
+            message: failure.to_string(),
+            remedy: "the site's own file is in force alone; send a config that fits".to_owned(),
+        }]),
+    }
+}
+
+/// Runs the daemon until a signal or a fault; takes up other configs meanwhile.
 ///
 /// # Errors
 /// [`Failure`] with the exit code: config, models, state directory, or a fault of ours.
 pub async fn run(path: &Path) -> Outcome {
-    let config = config::load(path).or_exit(ExitCode::Config)?;
+    let mut file = FileWatch::new(path);
+    let (config, mut rejected) = desired::load_first(path).or_exit(ExitCode::Config)?;
     let mut signals = Signals::catch().or_exit(ExitCode::Internal)?;
     let cameras = config.cameras.len();
     let broker = format!("{}:{}", config.uplink.host, config.uplink.port);
     let (region, id) = (config.identity.region.clone(), config.identity.site.clone());
-    let built = on_thread("build", || Site::build(config, SystemClock::shared()));
-    let mut site = built.await.or_exit(ExitCode::Internal)??.start()?;
+    let over = config.desired.is_some();
+    let mut built = build(config).await?;
+    if let (Err(failure), true) = (&built, over)
+        && failure.code == ExitCode::Config
+    {
+        // The centre's config must not keep a site from watching.
+        rejected = Some(not_used(failure));
+        built = build(config::load(path).or_exit(ExitCode::Config)?).await?;
+    }
+    let mut site = built?.start()?;
+    if let Some(rejected) = rejected {
+        site.refuse(&rejected, ConfigSource::Desired).await;
+    }
     tracing::info!(%region, site = %id, cameras, %broker, "running");
     watchdog::ready(cameras);
     let watchdog_stop = CancellationToken::new();
@@ -60,9 +111,28 @@ pub async fn run(path: &Path) -> Outcome {
         site.heartbeats.clone(),
         watchdog_stop.clone(),
     ));
-    let outcome = tokio::select! {
-        () = signals.next() => Ok(()),
-        fault = site.fault() => Err(Failure::new(ExitCode::Internal, fault)),
+    let outcome = loop {
+        let reload = tokio::select! {
+            ask = signals.ask() => match ask {
+                Ask::Stop => break Ok(()),
+                Ask::Reload => None,
+            },
+            () = file.changed() => None,
+            asks = site.asks() => match asks {
+                Asks::End(fault) => break Err(Failure::new(ExitCode::Internal, fault)),
+                Asks::Config(wanted) => Some(wanted),
+            },
+        };
+        let outcome = match reload {
+            Some(wanted) => site.take(wanted).await,
+            None => match site.reload(&mut file).await {
+                Ok(_) | Err(ReloadError::Refused(_)) => Ok(()),
+                Err(ReloadError::Broken(failure)) => Err(failure),
+            },
+        };
+        if let Err(failure) = outcome {
+            break Err(failure);
+        }
     };
     if let Err(failure) = &outcome {
         tracing::error!(err = %failure, "stopping because of a fault");
@@ -70,7 +140,7 @@ pub async fn run(path: &Path) -> Outcome {
     watchdog::stopping();
     tokio::select! {
         () = site.stop() => {}
-        () = signals.next() => {
+        () = signals.stop() => {
             tracing::warn!("second signal: ending at once; what is stored stays stored");
             std::process::exit(130);
         }

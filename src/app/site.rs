@@ -1,53 +1,60 @@
 //! Builds, runs and stops the pipeline of a site.
 //!
 //! Stopping tells only the sources; each stage ends when its input closes, in the order
-//! capture → decode → detect → analytics (track, rules, store) → evidence → uplink → store.
+//! capture → decode → detect → analytics (track, rules, store) → evidence → uplink → store. What can be
+//! begun and ended by itself while the rest goes on is a unit: a camera ([`CameraUnit`]), the workers,
+//! the uplink. `reload` begins and ends them when the config changes.
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use futures::FutureExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::analytics::{self, Analytics, Facts};
+use super::analytics::{self, Analytics, Facts, Order};
 use super::blocking::on_thread;
-use super::config::{
-    CameraConfig, Problems as ConfigProblems, SiteConfig, check_labels, resolve_rules,
-};
-use super::evidence::{ClipWriter, EvidenceAnswers, EvidenceDesk, Words, teller};
+use super::camera_unit::{CameraUnit, Wiring};
+use super::commands::{self, Commander};
+use super::config::{Desired, Problems as ConfigProblems, SiteConfig, check_labels, resolve_rules};
+use super::desired::in_force;
+use super::desk::{Desk, Wanted};
+use super::evidence::{ClipWriter, EvidenceDesk, Words, teller};
 use super::exit::{ExitCode, Failure, OrExit as _};
-use super::health::{Problems, follow, follow_main};
+use super::health::{Problems, first_report};
 use super::models::starts;
+use super::mutes::Mutes;
+use super::reload::{cards_digest, report};
 use crate::base::heartbeat::Heartbeats;
-use crate::base::ids::{CameraId, CameraIx};
+use crate::base::ids::{CameraId, CameraIx, CameraSlots};
 use crate::base::metrics::{Metric, Metrics};
 use crate::base::time::SharedClock;
-use crate::capture::{
-    CameraTask, CaptureConfig, CaptureHealth, FileOpener, GopRing, QueueDrops, RingLimits,
-    RtspHosts, RtspOpener, SourceConfig, SourceOpener, unit_queue,
-};
-use crate::decode::{Clips, DecodeHealth, DecodeThread, Frame, FrameBoard};
-use crate::detect::{DetectWorker, Models, ModelsError, Runtime};
-use crate::evidence::{Around, BEAT as EVIDENCE_BEAT, CameraRings, Redact, SiteRings};
+use crate::capture::RtspHosts;
+use crate::decode::FrameBoard;
+use crate::detect::{Analysed, DetectWorker, Detector, Models, ModelsError, OnnxError, Runtime};
+use crate::evidence::{Around, BEAT as EVIDENCE_BEAT, EvidenceSettings, Redact, SiteRings};
 use crate::rules::RuleEngine;
 use crate::track::Tracker;
 use crate::uplink::{
-    CameraReport, CameraState, EvidenceOutbox, SiteState, Store, StoreError, StoreHandle, Uplink,
-    UplinkHealth,
+    Answer, EvidenceOutbox, Inbox, InboxEvent, Journal, Shelf, SiteState, Store, StoreError,
+    StoreHandle, Uplink, UplinkConfig, UplinkHealth,
 };
 
 /// The store's file in the state directory.
 pub const STORE_FILE: &str = "store.sqlite";
 /// Faults that are remembered; the first one ends the site.
 const FAULTS: usize = 8;
-/// Margin on the beats that stages promise, for a loaded machine.
-const BEAT_MARGIN: u32 = 6;
+/// Messages between inbox and commands.
+const MAIL: usize = 8;
+/// Orders that wait for the analytics thread.
+const ORDERS: usize = 16;
 /// A decode thread or worker promises a beat a second; the first pictures of a slow model on a slow
 /// box, and a model of many tiles, take longer.
-const THREAD_BEAT: std::time::Duration = std::time::Duration::from_secs(60);
+pub(super) const THREAD_BEAT: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// A site that is built and checked, but not running.
 #[derive(Debug)]
@@ -74,24 +81,70 @@ pub struct RunningSite {
     pub heartbeats: Heartbeats,
     /// Where the records are.
     pub store: StoreHandle,
-    /// What answers the centre when it asks for pictures.
-    #[expect(
-        dead_code,
-        reason = "the centre's commands ask it; without them nobody does"
-    )]
-    pub evidence: EvidenceAnswers,
+    /// What it runs by.
+    pub(super) config: SiteConfig,
+    pub(super) models: Models,
+    /// What the centre wants of it, if it is known.
+    pub(super) desired: Option<Desired>,
+    /// What the centre wanted last and did not get.
+    pub(super) refused: Option<(Desired, ConfigProblems)>,
+    /// Digest of the cards they were loaded from.
+    pub(super) cards: String,
+    pub(super) wiring: Wiring,
+    pub(super) problems: Problems,
+    pub(super) slots: CameraSlots,
+    pub(super) cameras: BTreeMap<CameraId, CameraUnit>,
+    pub(super) workers: Workers,
+    pub(super) uplink: UplinkUnit,
+    /// Pictures and clips that are to leave.
+    pub(super) outbox: EvidenceOutbox,
+    /// q3, for workers yet to come.
+    pub(super) analysed: SyncSender<Analysed>,
+    pub(super) orders: SyncSender<Order>,
+    /// Where the centre's messages go, and answers to them come from.
+    pub(super) mail: Mail,
+    /// Cameras and rules in force, for the commands.
+    pub(super) facts: watch::Sender<Arc<Facts>>,
+    commands_stop: CancellationToken,
+    commands: tokio::task::JoinHandle<()>,
+    wanted: mpsc::Receiver<Wanted>,
     faults: mpsc::Receiver<Fault>,
-    capture_stop: CancellationToken,
     stopping: CancellationToken,
-    uplink_stop: CancellationToken,
-    captures: Vec<tokio::task::JoinHandle<()>>,
-    decoders: Vec<JoinHandle<()>>,
-    board: Arc<FrameBoard<Frame>>,
-    workers: Vec<JoinHandle<()>>,
     analytics: JoinHandle<()>,
+    /// None if evidence cannot be kept.
     keeper: Option<JoinHandle<()>>,
-    uplink_task: tokio::task::JoinHandle<()>,
     store_thread: JoinHandle<()>,
+}
+
+/// The detect workers.
+#[derive(Debug, Default)]
+pub struct Workers {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// The lines to the broker.
+#[derive(Debug)]
+pub struct UplinkUnit {
+    stop: CancellationToken,
+    records: tokio::task::JoinHandle<()>,
+    inbox: tokio::task::JoinHandle<()>,
+}
+
+/// Between the inbox, which may begin anew, and the commands, which do not.
+#[derive(Clone, Debug)]
+pub struct Mail {
+    events: mpsc::Sender<InboxEvent>,
+    answers: Arc<tokio::sync::Mutex<mpsc::Receiver<Answer>>>,
+}
+
+/// What a running site asks of whoever runs it.
+#[derive(Debug)]
+pub enum Asks {
+    /// It cannot go on.
+    End(Fault),
+    /// To take up a config of the centre.
+    Config(Wanted),
 }
 
 /// Loads the models that a config names.
@@ -121,7 +174,7 @@ fn store_failure(e: StoreError) -> Failure {
 }
 
 /// Runs `work` on a named thread. What it returns as an error, and a panic, end the site.
-fn spawn(
+pub(super) fn spawn(
     name: String,
     faults: &mpsc::Sender<Fault>,
     work: impl FnOnce() -> Result<(), Fault> + Send + 'static,
@@ -140,29 +193,146 @@ fn spawn(
     started.or_exit(ExitCode::Internal)
 }
 
-fn opener(config: &CaptureConfig, hosts: &RtspHosts, clock: &SharedClock) -> Arc<dyn SourceOpener> {
-    match &config.source {
-        SourceConfig::Rtsp {
-            url,
-            login,
-            transport,
-        } => Arc::new(RtspOpener {
-            url: url.clone(),
-            login: login.clone(),
-            transport: *transport,
-            step_timeout: config.step_timeout,
-            silence: config.silence,
-            hosts: hosts.clone(),
-            clock: clock.clone(),
-        }),
-        SourceConfig::File { path, pace, repeat } => Arc::new(FileOpener {
-            path: path.clone(),
-            pace: *pace,
-            repeat: *repeat,
-            container: Arc::new(Clips),
-            clock: clock.clone(),
-        }),
+/// How many workers a config asks for.
+pub(super) fn worker_count(config: &SiteConfig) -> usize {
+    config.detect.workers.unwrap_or_else(|| {
+        DetectWorker::default_count(std::thread::available_parallelism().map_or(1, Into::into))
+    })
+}
+
+/// Sessions for `count` workers; takes a moment each.
+pub(super) fn detectors(models: &Models, count: usize) -> Result<Vec<Detector>, OnnxError> {
+    (0..count).map(|_| models.detector()).collect()
+}
+
+impl Workers {
+    /// Begins one for each of `detectors`.
+    ///
+    /// # Errors
+    /// The system gives no threads.
+    pub(super) fn start(
+        wiring: &Wiring,
+        slots: &CameraSlots,
+        models: &Models,
+        detectors: Vec<Detector>,
+        analysed: &SyncSender<Analysed>,
+    ) -> Result<Self, Failure> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut threads = Vec::new();
+        for (n, detector) in detectors.into_iter().enumerate() {
+            let name = format!("detect/{n}");
+            let worker = DetectWorker {
+                board: wiring.board.clone(),
+                models: models.clone(),
+                detector,
+                analysed: analysed.clone(),
+                cameras: slots.clone(),
+                stop: stop.clone(),
+                metrics: wiring.metrics.clone(),
+                clock: wiring.clock.clone(),
+                heartbeat: wiring.heartbeats.register(name.clone(), THREAD_BEAT),
+            };
+            let work = move || worker.run().map_err(Fault::new);
+            threads.push(spawn(name, &wiring.faults, work)?);
+        }
+        Ok(Self { stop, threads })
     }
+
+    /// Ends them, each after the picture at hand; what the board holds stays there.
+    pub(super) async fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let threads = self.threads;
+        let joined = on_thread("join", move || join_all(threads));
+        drop(joined.await);
+    }
+}
+
+fn join_all(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        // A panic was told as a fault already.
+        drop(thread.join());
+    }
+}
+
+impl UplinkUnit {
+    pub(super) fn start(
+        config: UplinkConfig,
+        site: &SiteConfig,
+        wiring: &Wiring,
+        store: &StoreHandle,
+        outbox: &EvidenceOutbox,
+        mail: &Mail,
+    ) -> Self {
+        let stop = CancellationToken::new();
+        let (health, _) = watch::channel(UplinkHealth::default());
+        let inbox = Inbox {
+            config: config.clone(),
+            site: site.identity.clone(),
+            events: mail.events.clone(),
+            answers: mail.answers.clone(),
+            heartbeats: wiring.heartbeats.clone(),
+            stop: stop.clone(),
+        };
+        let uplink = Uplink {
+            config,
+            site: site.identity.clone(),
+            store: store.clone(),
+            state: wiring.state.subscribe(),
+            health,
+            metrics: wiring.metrics.clone(),
+            clock: wiring.clock.clone(),
+            evidence: Some(outbox.clone()),
+            heartbeats: wiring.heartbeats.clone(),
+            stop: stop.clone(),
+        };
+        Self {
+            stop,
+            records: spawn_task("uplink", &wiring.faults, uplink.run()),
+            inbox: spawn_task("inbox", &wiring.faults, inbox.run()),
+        }
+    }
+
+    /// Ends it in good order: what goes within 3 s goes.
+    pub(super) async fn end(&mut self) {
+        self.stop.cancel();
+        drop((&mut self.inbox).await);
+        drop((&mut self.records).await);
+    }
+}
+
+/// What findings must say by `config`, with cameras and rules by slot.
+pub(super) fn facts(
+    config: &SiteConfig,
+    slots: &CameraSlots,
+    models: &Models,
+) -> Result<Facts, crate::base::ids::NoSlot> {
+    let by_config: Vec<CameraIx> = config
+        .cameras
+        .iter()
+        .map(|c| slots.slot(&c.id))
+        .collect::<Result<_, _>>()?;
+    let mut rules = resolve_rules(&config.rules, models);
+    for rule in &mut rules {
+        for camera in &mut rule.cameras {
+            *camera = by_config[camera.index()];
+        }
+    }
+    let gb28181 = |id: &CameraId| {
+        let camera = config.cameras.iter().find(|c| c.id == *id);
+        camera.and_then(|c| c.gb28181.clone())
+    };
+    let names = slots.names().into_iter();
+    Ok(Facts {
+        site: config.identity.clone(),
+        cameras: names
+            .map(|id| {
+                let code = gb28181(&id);
+                (id, code)
+            })
+            .collect(),
+        rules,
+        models: models.clone(),
+    })
 }
 
 impl Site {
@@ -211,27 +381,41 @@ impl Site {
             store,
             store_thread,
         } = self;
-        let ids: Arc<[CameraId]> = config.cameras.iter().map(|c| c.id.clone()).collect();
-        let (state, state_seen) = watch::channel(initial_state(&config, &clock));
+        let slots = CameraSlots::default();
+        let facts = facts(&config, &slots, &models).or_exit(ExitCode::Config)?;
+        let desired = in_force(&config.state_dir).filter(|d| match config.desired {
+            Some(place) => place.revision == d.revision,
+            None => d.text.trim().is_empty(),
+        });
+        let (state, _) = watch::channel(initial_state(&config, desired.as_ref(), &clock));
         let (faults, fault_seen) = mpsc::channel(FAULTS);
         let stopping = CancellationToken::new();
-
-        let uplink_stop = CancellationToken::new();
-        let (uplink_health, _) = watch::channel(UplinkHealth::default());
-        let rules = resolve_rules(&config.rules, &models);
-        let seed = format!("{}/{}", config.identity.region, config.identity.site);
-        let workers = config.detect.workers.unwrap_or_else(|| {
-            DetectWorker::default_count(std::thread::available_parallelism().map_or(1, Into::into))
-        });
+        let replaced =
+            |id: &CameraId| metrics.counter(Metric::FramesReplaced, &[("camera", id.as_str())]);
         let problems = Problems::new(state.clone());
+        let settings = EvidenceSettings::new(config.evidence.clone());
+        let wiring = Wiring {
+            board: Arc::new(FrameBoard::new(
+                slots.names().iter().map(replaced).collect(),
+            )),
+            hosts: RtspHosts::default(),
+            state,
+            faults,
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+            heartbeats: heartbeats.clone(),
+            rings: SiteRings::default(),
+            evidence: settings.clone(),
+            problems: problems.clone(),
+        };
         let outbox = EvidenceOutbox::open(
             &store,
             &config.evidence.dir,
             config.evidence.redact == Redact::Off,
         )
         .map_err(store_failure)?;
-        let (desk, keeper) = EvidenceDesk::open(
-            &config.evidence,
+        let (evidence_desk, keeper) = EvidenceDesk::open(
+            settings,
             &config.identity,
             Words::new(&models, config.revision.clone()),
             outbox.clone(),
@@ -239,9 +423,7 @@ impl Site {
             &metrics,
             clock.clone(),
         );
-        let main_problems = problems.clone();
-        let evidence = desk.answers(store.clone(), clock.clone());
-        let rings = SiteRings::default();
+        let pictures = evidence_desk.answers(store.clone(), slots.clone(), clock.clone());
         let keeper = match keeper {
             None => None,
             Some(keeper) => {
@@ -252,201 +434,133 @@ impl Site {
                     clock.clone(),
                 );
                 let around = Around {
-                    rings: rings.clone(),
+                    rings: wiring.rings.clone(),
                     remux: Box::new(ClipWriter),
                     tell: Box::new(tell),
                     heartbeat: heartbeats.register("evidence", EVIDENCE_BEAT),
                 };
-                Some(spawn("evidence".to_owned(), &faults, move || {
+                Some(spawn("evidence".to_owned(), &wiring.faults, move || {
                     keeper.run(&around);
                     Ok(())
                 })?)
             }
         };
-
-        // DESIGN section 2: q3 holds two results a worker.
+        let shelf = store.shelf(Shelf::Commands).map_err(store_failure)?;
+        let mutes = Mutes::of(&shelf);
+        let facts = Arc::new(facts);
+        let seed = format!("{}/{}", config.identity.region, config.identity.site);
+        let workers = worker_count(&config);
+        // DESIGN section 2: q3 holds two results a worker. More workers by a later config share it.
         let (analysed, results) = sync_channel(2 * workers);
-        let mut analytics = Analytics {
-            analysed: results,
-            trackers: (0..config.cameras.len())
-                .map(|i| {
-                    let camera = CameraIx(i as u16);
-                    Tracker::new(camera, config.track.clone(), models.groups())
-                        .with_starts(starts(&models, &rules, camera))
-                })
-                .collect(),
-            engine: RuleEngine::new(rules.clone(), &seed),
-            facts: Arc::new(Facts {
-                site: config.identity.clone(),
-                cameras: config
-                    .cameras
-                    .iter()
-                    .map(|c| (c.id.clone(), c.gb28181.clone()))
+        let (orders, orders_seen) = sync_channel(ORDERS);
+        let mut analytics =
+            Analytics {
+                analysed: results,
+                orders: orders_seen,
+                trackers: (0..slots.len())
+                    .map(|i| {
+                        let camera = CameraIx(i as u16);
+                        Tracker::new(camera, config.track.clone(), models.groups())
+                            .with_starts(starts(&models, &facts.rules, camera))
+                    })
                     .collect(),
-                rules,
-                models: models.clone(),
-            }),
-            desk,
-            store: store.clone(),
-            problems,
-            metrics: metrics.clone(),
-            clock: clock.clone(),
-            heartbeat: heartbeats.register("analytics", analytics::BEAT),
-            stopping: stopping.clone(),
-        };
+                engine: RuleEngine::new(facts.rules.clone(), &seed),
+                facts: facts.clone(),
+                desk: evidence_desk,
+                store: store.clone(),
+                mutes: mutes.clone(),
+                problems: problems.clone(),
+                metrics: metrics.clone(),
+                clock: clock.clone(),
+                heartbeat: heartbeats.register("analytics", analytics::BEAT),
+                stopping: stopping.clone(),
+            };
         let restored = analytics.restore().map_err(store_failure)?;
         if restored > 0 {
             tracing::info!(findings = restored, "findings still open from before");
         }
-        let analytics = spawn("analytics".to_owned(), &faults, move || {
+        let analytics = spawn("analytics".to_owned(), &wiring.faults, move || {
             analytics.run();
             Ok(())
         })?;
-
-        let uplink = Uplink {
-            config: config.uplink.clone(),
-            site: config.identity.clone(),
-            store: store.clone(),
-            state: state_seen,
-            health: uplink_health,
-            metrics: metrics.clone(),
-            clock: clock.clone(),
-            evidence: Some(outbox),
-            heartbeats: heartbeats.clone(),
-            stop: uplink_stop.clone(),
+        let (facts, facts_seen) = watch::channel(facts);
+        let (wanted_by, wanted) = mpsc::channel(1);
+        let (events, events_seen) = mpsc::channel(MAIL);
+        let (answers_by, answers) = mpsc::channel(MAIL);
+        let mail = Mail {
+            events,
+            answers: Arc::new(tokio::sync::Mutex::new(answers)),
         };
-        let uplink_task = spawn_task("uplink", &faults, uplink.run());
-
-        let replaced =
-            |id: &CameraId| metrics.counter(Metric::FramesReplaced, &[("camera", id.as_str())]);
-        let board = Arc::new(FrameBoard::new(ids.iter().map(replaced).collect()));
-        let mut worker_threads = Vec::new();
-        for n in 0..workers {
-            let worker = DetectWorker {
-                board: board.clone(),
-                models: models.clone(),
-                detector: models.detector().or_exit(ExitCode::Config)?,
-                analysed: analysed.clone(),
-                cameras: ids.clone(),
+        let commands_stop = CancellationToken::new();
+        let commander = Commander {
+            desk: Desk {
+                store: store.clone(),
+                state: wiring.state.subscribe(),
+                facts: facts_seen,
+                orders: orders.clone(),
+                mutes,
+                pictures: Some(Arc::new(pictures)),
+                wanted: wanted_by,
                 metrics: metrics.clone(),
                 clock: clock.clone(),
-                heartbeat: heartbeats.register(format!("detect/{n}"), THREAD_BEAT),
-            };
-            let work = move || worker.run().map_err(Fault::new);
-            worker_threads.push(spawn(format!("detect/{n}"), &faults, work)?);
-        }
-        drop(analysed);
-
-        let capture_stop = CancellationToken::new();
-        let hosts = RtspHosts::default();
-        let (mut captures, mut decoders) = (Vec::new(), Vec::new());
-        for (i, camera) in config.cameras.iter().enumerate() {
-            let (ix, id) = (CameraIx(i as u16), camera.id.clone());
-            let of_camera = camera_rings(&config, camera, &metrics);
-            rings.insert(ix, of_camera.clone());
-            let (units, received) = unit_queue(QueueDrops::new(&metrics, id.as_str()));
-            let (capture_health, capture_seen) =
-                watch::channel(CaptureHealth::starting(clock.utc()));
-            let (decode_health, decode_seen) = watch::channel(DecodeHealth::default());
-            let decode = DecodeThread {
-                camera: ix,
-                id: id.clone(),
-                config: camera.decode.clone(),
-                units: received,
-                board: board.clone(),
-                health: decode_health,
-                metrics: metrics.clone(),
-                clock: clock.clone(),
-                heartbeat: heartbeats.register(format!("decode/{id}"), THREAD_BEAT),
-            };
-            decoders.push(spawn(format!("decode/{id}"), &faults, move || {
-                decode.run();
-                Ok(())
-            })?);
-            let capture = CameraTask {
-                camera: ix,
-                id: id.clone(),
-                opener: opener(&camera.capture, &hosts, &clock),
-                units: Some(units),
-                ring: of_camera.sub,
-                health: capture_health,
-                metrics: metrics.clone(),
-                clock: clock.clone(),
-                heartbeat: heartbeats
-                    .register(format!("capture/{id}"), CameraTask::BEAT * BEAT_MARGIN),
-                stop: capture_stop.clone(),
-            };
-            let name = format!("capture/{id}");
-            captures.push(spawn_task(&name, &faults, capture.run()));
-            tokio::spawn(follow(
-                i,
-                capture_seen,
-                decode_seen,
-                state.clone(),
-                clock.clone(),
-            ));
-            if let (Some(main), Some(ring)) = (&camera.main, of_camera.main) {
-                // Its name in logs and metrics; too long for a name only if the camera's is.
-                let main_id = CameraId::new(&main_name(&id)).unwrap_or_else(|_| id.clone());
-                let (health, seen) = watch::channel(CaptureHealth::starting(clock.utc()));
-                let name = format!("capture/{}", main_name(&id));
-                let capture = CameraTask {
-                    camera: ix,
-                    id: main_id,
-                    opener: opener(main, &hosts, &clock),
-                    units: None,
-                    ring,
-                    health,
-                    metrics: metrics.clone(),
-                    clock: clock.clone(),
-                    heartbeat: heartbeats.register(name.clone(), CameraTask::BEAT * BEAT_MARGIN),
-                    stop: capture_stop.clone(),
-                };
-                captures.push(spawn_task(&name, &faults, capture.run()));
-                tokio::spawn(follow_main(id, seen, main_problems.clone()));
-            }
+            },
+            journal: Journal::of(&shelf),
+            events: events_seen,
+            answers: answers_by,
+            problems: problems.clone(),
+            heartbeat: heartbeats.register("commands", commands::BEAT),
+            stop: commands_stop.clone(),
+        };
+        let commands = spawn_task("commands", &wiring.faults, commander.run());
+        let uplink = UplinkUnit::start(
+            config.uplink.clone(),
+            &config,
+            &wiring,
+            &store,
+            &outbox,
+            &mail,
+        );
+        let detectors = detectors(&models, workers).or_exit(ExitCode::Config)?;
+        let workers = Workers::start(&wiring, &slots, &models, detectors, &analysed)?;
+        let mut cameras = BTreeMap::new();
+        for camera in &config.cameras {
+            let slot = slots.slot(&camera.id).or_exit(ExitCode::Config)?;
+            cameras.insert(camera.id.clone(), CameraUnit::start(&wiring, slot, camera)?);
         }
         Ok(RunningSite {
             metrics,
             heartbeats,
             store,
-            evidence,
+            cards: cards_digest(&config.detect.models),
+            desired,
+            refused: None,
+            config,
+            models,
+            wiring,
+            problems,
+            slots,
+            cameras,
+            workers,
+            uplink,
+            outbox,
+            analysed,
+            orders,
+            mail,
+            facts,
+            commands_stop,
+            commands,
+            wanted,
             faults: fault_seen,
-            capture_stop,
             stopping,
-            uplink_stop,
-            captures,
-            decoders,
-            board,
-            workers: worker_threads,
             analytics,
             keeper,
-            uplink_task,
             store_thread,
         })
     }
 }
 
-/// A camera's main stream in logs and metrics.
-fn main_name(camera: &CameraId) -> String {
-    format!("{camera}.main")
-}
-
-/// The rings of a camera's streams.
-fn camera_rings(config: &SiteConfig, camera: &CameraConfig, metrics: &Metrics) -> CameraRings {
-    let limits = RingLimits {
-        bytes: config.evidence.ring_bytes,
-        span: config.evidence.ring_span(),
-    };
-    let ring = |stream: &str| GopRing::new(limits, metrics, stream);
-    CameraRings {
-        sub: ring(camera.id.as_str()),
-        main: camera.main.as_ref().map(|_| ring(&main_name(&camera.id))),
-    }
-}
-
 /// Runs a task whose panic ends the site.
-fn spawn_task(
+pub(super) fn spawn_task(
     name: &str,
     faults: &mpsc::Sender<Fault>,
     work: impl Future<Output = ()> + Send + 'static,
@@ -461,23 +575,15 @@ fn spawn_task(
     })
 }
 
-fn initial_state(config: &SiteConfig, clock: &SharedClock) -> SiteState {
+fn initial_state(config: &SiteConfig, desired: Option<&Desired>, clock: &SharedClock) -> SiteState {
     let now = clock.utc();
-    let report = |id: &CameraId| CameraReport {
-        camera: id.to_string(),
-        state: CameraState::Connecting,
-        since: now,
-        detail: String::new(),
-        codec: None,
-        width: None,
-        height: None,
-        fps: None,
-    };
+    let cameras = config.cameras.iter();
     SiteState {
         started: now,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        cameras: config.cameras.iter().map(|c| report(&c.id)).collect(),
+        cameras: cameras.map(|c| first_report(&c.id, now)).collect(),
         problems: Vec::new(),
+        config: Some(report(config, desired, now, vec!["all".to_owned()])),
     }
 }
 
@@ -491,35 +597,41 @@ impl RunningSite {
         }
     }
 
+    /// What it asks of whoever runs it, if ever. A site whose caller has no use for configs of the
+    /// centre may be asked for its fault alone.
+    pub async fn asks(&mut self) -> Asks {
+        tokio::select! {
+            Some(fault) = self.faults.recv() => Asks::End(fault),
+            Some(wanted) = self.wanted.recv() => Asks::Config(wanted),
+        }
+    }
+
     /// Stops in good order: what is decided is stored, what the line takes in 3 s is sent, open
     /// findings stay open. Takes a few seconds at most, unless a disk hangs.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         tracing::info!("stopping");
         self.stopping.cancel();
-        self.capture_stop.cancel();
-        for capture in self.captures {
-            // A panic was told as a fault already; here and below.
-            drop(capture.await);
+        self.commands_stop.cancel();
+        drop(self.commands.await);
+        for camera in self.cameras.values() {
+            camera.tell_to_stop();
         }
-        let board = self.board;
-        let (decoders, workers, analytics) = (self.decoders, self.workers, self.analytics);
-        let keeper = self.keeper;
+        for (_, camera) in self.cameras {
+            camera.ended().await;
+        }
+        let (board, workers, analytics) = (self.wiring.board, self.workers, self.analytics);
+        let (analysed, keeper) = (self.analysed, self.keeper);
         let upstream = on_thread("join", move || {
-            for decoder in decoders {
-                drop(decoder.join());
-            }
             board.close();
-            for worker in workers {
-                drop(worker.join());
-            }
+            join_all(workers.threads);
+            // The analytics thread ends when nobody can hand it a picture any more.
+            drop(analysed);
             drop(analytics.join());
-            if let Some(keeper) = keeper {
-                drop(keeper.join());
-            }
+            // And the evidence thread when it has none left to complete.
+            join_all(keeper.into_iter().collect());
         });
         drop(upstream.await);
-        self.uplink_stop.cancel();
-        drop(self.uplink_task.await);
+        self.uplink.end().await;
         self.store.close();
         let store_thread = self.store_thread;
         drop(on_thread("join", move || drop(store_thread.join())).await);

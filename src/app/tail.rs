@@ -13,9 +13,9 @@ use crate::base::ids::Name;
 use crate::base::secret::Secret;
 use crate::base::time::UtcMicros;
 use crate::uplink::{
-    ALL_SITES, AckBy, CameraState, CameraStatus, CommandResult, CoverageReport, Event,
-    FindingEvent, FindingPhase, Heard, Message, Notice, SiteIdentity, SiteStatus, Subscriber,
-    Telemetry, TlsConfig, TopicKind, Topics, UplinkConfig,
+    ALL_SITES, AckBy, CameraState, CameraStatus, CommandResult, ConfigReport, CoverageReport,
+    Event, FindingEvent, FindingPhase, Heard, Message, Notice, SiteIdentity, SiteStatus,
+    Subscriber, Telemetry, TlsConfig, TopicKind, Topics, UplinkConfig,
 };
 
 /// What to follow and how.
@@ -226,6 +226,9 @@ impl View {
                     payload.len()
                 ),
             ))),
+            TopicKind::ConfigReported => serde_json::from_slice(payload).map(|c: ConfigReport| {
+                self.news(message, c.applied, config_line(&site, &c, terminal))
+            }),
             TopicKind::Receipt => Ok(Some(from_centre(&site, "receipt", payload, terminal))),
             TopicKind::Command(name) => {
                 let what = format!("command {name}");
@@ -235,7 +238,6 @@ impl View {
                 Tone::Faint,
                 format_args!("          {site}  config desired"),
             ))),
-            TopicKind::ConfigReported => Ok(Some(from_centre(&site, "config", payload, terminal))),
             TopicKind::Other(rest) => Ok(Some(
                 terminal.paint(Tone::Faint, format_args!("          {site}  {rest}")),
             )),
@@ -338,6 +340,27 @@ fn camera_line(site: &str, status: &CameraStatus, terminal: Terminal) -> String 
     line
 }
 
+fn config_line(site: &str, report: &ConfigReport, terminal: Terminal) -> String {
+    let short = |revision: &str| revision.get(..8).unwrap_or(revision).to_owned();
+    let parts = report.restarted.join(", ");
+    let mut line = terminal.paint(
+        Tone::Faint,
+        format_args!(
+            "{site}  config {} in force: {parts}",
+            short(&report.revision)
+        ),
+    );
+    if let Some(rejected) = &report.rejected {
+        let word = terminal.paint(Tone::Bad, "REFUSED ");
+        line = format!("{site}  {word}  config {}", short(&rejected.revision));
+        for p in &rejected.problems {
+            let text = format!("{}:{}: {} {}", p.line, p.column, p.key, p.message);
+            line += &format!("\n          {}", terminal.paint(Tone::Warn, text));
+        }
+    }
+    line
+}
+
 fn finding_line(site: &str, event: &FindingEvent, terminal: Terminal) -> String {
     let f = &event.data;
     let word = match f.phase {
@@ -418,6 +441,7 @@ pub fn own_subscriber(mut config: UplinkConfig, site: &SiteIdentity) -> Subscrib
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::uplink::Asked;
 
     fn message(topic: &str, payload: &Value) -> Message {
         let payload = if payload.is_null() {
@@ -430,6 +454,7 @@ mod tests {
             topic,
             payload: payload.into(),
             retain: false,
+            asked: Asked::default(),
         }
     }
 

@@ -1,6 +1,9 @@
 //! Writing to the terminal: colour when a person looks, plain when a program reads, and a closed pipe
 //! ends the program in silence.
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::Mutex;
+
+use crate::base::time::{MonoMicros, SharedClock};
 
 /// Standard output.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +74,94 @@ impl Terminal {
     }
 }
 
+/// How far long work is, in one line of standard error that is drawn over and over; on a terminal
+/// only. Shared by the threads that work.
+#[derive(Debug)]
+pub struct Progress {
+    total_us: u64,
+    clock: SharedClock,
+    begun: MonoMicros,
+    /// `None`: nobody looks.
+    state: Option<Mutex<Done>>,
+}
+
+#[derive(Debug, Default)]
+struct Done {
+    media_us: u64,
+    pictures: u64,
+    drawn: Option<MonoMicros>,
+}
+
+/// Times a second that the line is drawn, at most.
+const DRAWS_PER_S: u64 = 8;
+
+impl Progress {
+    /// Of clips that are `total_us` long together; 0: not known.
+    pub fn new(total_us: u64, clock: SharedClock) -> Self {
+        let begun = clock.mono();
+        let is_shown = io::stderr().is_terminal();
+        Self {
+            total_us,
+            clock,
+            begun,
+            state: is_shown.then(Mutex::default),
+        }
+    }
+
+    /// So much more is done.
+    pub fn advance(&self, media_us: u64, pictures: u64) {
+        let Some(Ok(mut done)) = self.state.as_ref().map(Mutex::lock) else {
+            return;
+        };
+        done.media_us += media_us;
+        done.pictures += pictures;
+        let now = self.clock.mono();
+        let due = |at: MonoMicros| now.ms_since(at) >= 1000 / DRAWS_PER_S;
+        if done.drawn.is_none_or(due) {
+            done.drawn = Some(now);
+            let text = self.text(&done, now);
+            // Still locked, so that lines of two threads do not mix. If standard error is gone, the
+            // work still counts.
+            drop(write!(io::stderr(), "\r{text}\x1b[K"));
+        }
+    }
+
+    /// Takes the line away, before other output or at the end.
+    pub fn clear(&self) {
+        let Some(Ok(mut done)) = self.state.as_ref().map(Mutex::lock) else {
+            return;
+        };
+        if done.drawn.take().is_some() {
+            drop(write!(io::stderr(), "\r\x1b[K"));
+        }
+    }
+
+    fn text(&self, done: &Done, now: MonoMicros) -> String {
+        const CELLS: u64 = 24;
+        let elapsed_s = now.since(self.begun).as_secs_f64().max(0.001);
+        let (media_s, total_s) = (done.media_us as f64 / 1e6, self.total_us as f64 / 1e6);
+        let rate = done.pictures as f64 / elapsed_s;
+        if self.total_us == 0 {
+            return format!("{media_s:.0} s of clips  {rate:.0} pictures/s");
+        }
+        let share = (media_s / total_s).min(1.0);
+        let full = (share * CELLS as f64) as usize;
+        let bar: String = (0..CELLS as usize)
+            .map(|cell| if cell < full { '#' } else { '.' })
+            .collect();
+        let left_s = if share > 0.0 {
+            elapsed_s / share - elapsed_s
+        } else {
+            0.0
+        };
+        let (minutes, seconds) = ((left_s / 60.0) as u64, left_s as u64 % 60);
+        format!(
+            "[{bar}] {:3.0} %  {media_s:.0} of {total_s:.0} s  {rate:.0} pictures/s  {minutes}:{seconds:02} left",
+            share * 100.0
+        )
+    }
+}
+
 impl Default for Terminal {
     fn default() -> Self {
         Self::new()
@@ -80,6 +171,8 @@ impl Default for Terminal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::time::{Clock as _, ManualClock, UtcMicros};
+    use std::time::Duration;
 
     #[test]
     fn text_is_coloured_only_for_people() {
@@ -87,6 +180,27 @@ mod tests {
         assert_eq!(
             Terminal::with_colour(true).paint(Tone::Good, "x"),
             "\x1b[32mx\x1b[0m"
+        );
+    }
+    #[test]
+    fn progress_tells_the_share_the_rate_and_the_time_left() {
+        let clock = ManualClock::new(MonoMicros(0), UtcMicros(0));
+        let mut progress = Progress::new(100_000_000, clock.clone());
+        progress.state = Some(Mutex::default());
+        clock.advance(Duration::from_secs(10));
+        let done = Done {
+            media_us: 25_000_000,
+            pictures: 500,
+            drawn: None,
+        };
+        assert_eq!(
+            progress.text(&done, clock.mono()),
+            "[######..................]  25 %  25 of 100 s  50 pictures/s  0:30 left"
+        );
+        progress.total_us = 0;
+        assert_eq!(
+            progress.text(&done, clock.mono()),
+            "25 s of clips  50 pictures/s"
         );
     }
 }

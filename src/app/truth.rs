@@ -94,21 +94,29 @@ impl Truth {
         })
     }
 
+    /// When `code` is to be seen in a clip; `None`: the truth does not know the clip or does not judge
+    /// the code.
+    pub fn events(&self, clip: &str, code: &str) -> Option<Vec<(f64, f64)>> {
+        let truth = self.clips.iter().find(|c| c.name == clip)?;
+        let (_, words) = MEANS.iter().find(|(c, _)| *c == code)?;
+        let is_judged = |w: &str| !truth.not_judged.iter().any(|n| n == w);
+        words
+            .iter()
+            .all(|w| is_judged(w))
+            .then(|| merged(&truth.events, words))
+    }
+
     /// Compares a clip's findings, for each of `codes` (with its dwell in seconds) that the truth
     /// judges. `None`: the truth does not know the clip.
     pub fn judge(&self, clip: &str, codes: &[(&str, f64)], seen: &[Seen]) -> Option<Vec<Judged>> {
-        let truth = self.clips.iter().find(|c| c.name == clip)?;
+        if !self.clips.iter().any(|c| c.name == clip) {
+            return None;
+        }
         let mut judged = Vec::new();
         for &(code, dwell_s) in codes {
-            let Some((_, words)) = MEANS.iter().find(|(c, _)| *c == code) else {
+            let Some(events) = self.events(clip, code) else {
                 continue;
             };
-            if words
-                .iter()
-                .any(|w| truth.not_judged.iter().any(|n| n == w))
-            {
-                continue;
-            }
             let one = |outcome: &str, start_s, end_s, delay_s| Judged {
                 clip: clip.to_owned(),
                 code: code.to_owned(),
@@ -117,7 +125,6 @@ impl Truth {
                 end_s,
                 delay_s,
             };
-            let events = merged(&truth.events, words);
             let mine: Vec<&Seen> = seen.iter().filter(|s| s.code == code).collect();
             let spans = |s: &Seen, e: &(f64, f64)| {
                 s.first_seen_s <= e.1 + EARLY_S && s.last_seen_s >= e.0 - EARLY_S
@@ -170,7 +177,7 @@ pub struct Score {
     pub clips: usize,
     /// Their length.
     pub seconds: f64,
-    by_code: BTreeMap<String, Vec<Judged>>,
+    by_code: BTreeMap<String, (Vec<Judged>, usize)>,
 }
 
 /// One code over all clips.
@@ -186,23 +193,90 @@ pub struct Row {
     pub missed: usize,
     /// Findings without an event.
     pub wrong: usize,
+    /// Findings with an event and without one.
+    pub findings: usize,
     /// From an event's begin to its finding.
     pub median_delay_s: Option<f64>,
 }
 
+/// Where a share lies with 95 % certainty when `hits` of `of` were seen (Wilson 1927).
+fn wilson(hits: usize, of: usize) -> Option<(f64, f64)> {
+    const Z: f64 = 1.96;
+    if of == 0 {
+        return None;
+    }
+    let (n, p) = (of as f64, hits as f64 / of as f64);
+    let scale = 1.0 + Z * Z / n;
+    let middle = (p + Z * Z / (2.0 * n)) / scale;
+    let half = Z / scale * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
+    Some(((middle - half).max(0.0), (middle + half).min(1.0)))
+}
+
+fn ratio(hits: usize, of: usize) -> Option<f64> {
+    (of > 0).then(|| hits as f64 / of as f64)
+}
+
+impl Row {
+    /// Nothing to be found, and nothing found.
+    pub fn empty(code: &str) -> Self {
+        Self {
+            code: code.to_owned(),
+            events: 0,
+            found: 0,
+            missed: 0,
+            wrong: 0,
+            findings: 0,
+            median_delay_s: None,
+        }
+    }
+
+    /// Of the events, the share that was found; `None` without events.
+    pub fn recall(&self) -> Option<f64> {
+        ratio(self.found, self.events)
+    }
+
+    /// Where recall lies with 95 % certainty.
+    pub fn recall_interval(&self) -> Option<(f64, f64)> {
+        wilson(self.found, self.events)
+    }
+
+    /// Of the findings, the share that has an event; `None` without findings.
+    pub fn precision(&self) -> Option<f64> {
+        ratio(self.findings.saturating_sub(self.wrong), self.findings)
+    }
+
+    /// Where precision lies with 95 % certainty.
+    pub fn precision_interval(&self) -> Option<(f64, f64)> {
+        wilson(self.findings.saturating_sub(self.wrong), self.findings)
+    }
+
+    /// Harmonic mean of both; 0 if nothing was found.
+    pub fn f1(&self) -> f64 {
+        match (self.precision(), self.recall()) {
+            (Some(p), Some(r)) if p + r > 0.0 => 2.0 * p * r / (p + r),
+            _ => 0.0,
+        }
+    }
+}
+
 impl Score {
-    /// Adds a clip of `seconds`.
-    pub fn add(&mut self, judged: Vec<Judged>, seconds: f64) {
+    /// Adds a clip of `seconds`, with what was seen in it and how that was judged.
+    pub fn add(&mut self, judged: &[Judged], seen: &[Seen], seconds: f64) {
         self.clips += 1;
         self.seconds += seconds;
-        for one in judged {
-            self.by_code.entry(one.code.clone()).or_default().push(one);
+        for (i, one) in judged.iter().enumerate() {
+            let (all, findings) = self.by_code.entry(one.code.clone()).or_default();
+            all.push(one.clone());
+            // A code that has findings has a judgement, if it is judged at all.
+            if !judged[..i].iter().any(|j| j.code == one.code) {
+                *findings += seen.iter().filter(|s| s.code == one.code).count();
+            }
         }
     }
 
     /// By code.
     pub fn rows(&self) -> Vec<Row> {
-        let row = |(code, all): (&String, &Vec<Judged>)| {
+        let row = |(code, (all, findings)): (&String, &(Vec<Judged>, usize))| {
             let count = |outcome: &str| all.iter().filter(|j| j.outcome == outcome).count();
             let mut delays: Vec<f64> = all.iter().filter_map(|j| j.delay_s).collect();
             delays.sort_by(f64::total_cmp);
@@ -213,6 +287,7 @@ impl Score {
                 found,
                 missed,
                 wrong: count("false"),
+                findings: *findings,
                 median_delay_s: delays.get(delays.len().saturating_sub(1) / 2).copied(),
             }
         };
@@ -307,17 +382,34 @@ mod tests {
     #[test]
     fn rows_count_what_was_judged() {
         let mut score = Score::default();
-        let judged = truth()
-            .judge(
-                "a.mp4",
-                &[("pest.rodent", 0.5)],
-                &[seen("pest.rodent", 4.5, 5.5, 19.0)],
-            )
-            .unwrap();
-        score.add(judged, 40.0);
+        let findings = [
+            seen("pest.rodent", 4.5, 5.5, 19.0),
+            seen("pest.rodent", 30.0, 31.0, 32.0),
+        ];
+        let judged = truth().judge("a.mp4", &[("pest.rodent", 0.5)], &findings);
+        score.add(&judged.unwrap(), &findings, 40.0);
         let rows = score.rows();
-        assert_eq!((rows[0].events, rows[0].found, rows[0].wrong), (1, 1, 0));
-        assert_eq!(rows[0].median_delay_s, Some(1.5));
+        let row = &rows[0];
+        assert_eq!((row.events, row.found, row.wrong), (1, 1, 1));
+        assert_eq!((row.findings, row.precision()), (2, Some(0.5)));
+        assert_eq!((row.recall(), row.median_delay_s), (Some(1.0), Some(1.5)));
+        assert!((row.f1() - 2.0 / 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_share_of_few_is_uncertain() {
+        // Wilson's interval as R's prop.test(7, 9, correct = FALSE) gives it.
+        let (low, high) = wilson(7, 9).unwrap();
+        assert!(
+            (low - 0.4526).abs() < 1e-3 && (high - 0.9368).abs() < 1e-3,
+            "{low} {high}"
+        );
+        let (low, high) = wilson(0, 3).unwrap();
+        assert!(
+            low.abs() < 1e-9 && (high - 0.5615).abs() < 1e-3,
+            "{low} {high}"
+        );
+        assert_eq!(wilson(0, 0), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Names: what a camera, site or rule may be called, and the index form used on hot paths.
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Why a name was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,7 +58,8 @@ impl fmt::Debug for Name {
 /// A camera's name in the config; also its MQTT topic level and log field.
 pub type CameraId = Name;
 
-/// Position of a camera in the site's camera list; indexes per-camera arrays.
+/// Position of a camera in the site's camera list and, while the site runs, its slot (see
+/// [`CameraSlots`]); indexes per-camera arrays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CameraIx(pub u16);
 
@@ -66,6 +67,59 @@ impl CameraIx {
     /// As an index into a per-camera array.
     pub fn index(self) -> usize {
         usize::from(self.0)
+    }
+}
+
+/// More cameras came and went in one process than there are slots for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{MAX_SLOTS} cameras of different names have been watched since the start")]
+pub struct NoSlot;
+
+/// Cameras that one process can watch in its life, those taken out of the config included.
+pub const MAX_SLOTS: usize = 1024;
+
+/// Which [`CameraIx`] each camera has. Clones share it.
+///
+/// A slot belongs to a camera's name for as long as the process lives: a camera that is taken out of
+/// the config leaves a hole and gets the same slot when it comes back, so that a picture still on its
+/// way can never be taken for another camera's.
+#[derive(Clone, Debug, Default)]
+pub struct CameraSlots(Arc<Mutex<Vec<CameraId>>>);
+
+impl CameraSlots {
+    fn lock(&self) -> MutexGuard<'_, Vec<CameraId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The slot of `id`: the one it has, else a new one behind the others.
+    ///
+    /// # Errors
+    /// There are [`MAX_SLOTS`] already.
+    pub fn slot(&self, id: &CameraId) -> Result<CameraIx, NoSlot> {
+        let mut names = self.lock();
+        if let Some(at) = names.iter().position(|n| n == id) {
+            return Ok(CameraIx(at as u16));
+        }
+        if names.len() >= MAX_SLOTS {
+            return Err(NoSlot);
+        }
+        names.push(id.clone());
+        Ok(CameraIx((names.len() - 1) as u16))
+    }
+
+    /// All names by slot, those without a camera included.
+    pub fn names(&self) -> Vec<CameraId> {
+        self.lock().clone()
+    }
+
+    /// How many slots there are.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 
@@ -89,5 +143,20 @@ mod tests {
         }
         assert_eq!(Name::new(""), Err(NameError::Length(0)));
         assert_eq!(Name::new(&"a".repeat(49)), Err(NameError::Length(49)));
+    }
+
+    #[test]
+    fn a_slot_stays_with_its_camera() {
+        let name = |i: usize| Name::new(&format!("c{i}")).unwrap();
+        let slots = CameraSlots::default();
+        assert_eq!(slots.slot(&name(0)), Ok(CameraIx(0)));
+        assert_eq!(slots.slot(&name(1)), Ok(CameraIx(1)));
+        assert_eq!(slots.slot(&name(0)), Ok(CameraIx(0)));
+        for i in 2..MAX_SLOTS {
+            slots.slot(&name(i)).unwrap();
+        }
+        assert_eq!(slots.slot(&name(MAX_SLOTS)), Err(NoSlot));
+        assert_eq!(slots.slot(&name(1)), Ok(CameraIx(1)));
+        assert_eq!(slots.len(), MAX_SLOTS);
     }
 }

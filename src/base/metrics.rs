@@ -76,6 +76,9 @@ metrics! {
     UplinkEvidenceBytes => "uplink_evidence_bytes_total", "Bytes of them.";
     UplinkEvidenceAcked => "uplink_evidence_acked_total", "Pictures and clips acknowledged.";
     UplinkEvidenceWithheld => "uplink_evidence_withheld_total", "Pictures and clips taken off the queue unsent, by reason (policy, too_large, gone, changed, refused).";
+    CommandsAnswered => "commands_answered_total", "Commands of the centre answered, by command and outcome.";
+    CommandsRepeated => "commands_repeated_total", "Commands that came again and were not executed again.";
+    CommandsDropped => "commands_dropped_total", "Commands or answers to them not looked at or not sent, by reason (rate, unreadable, reply).";
     UplinkTelemetryDropped => "uplink_telemetry_dropped_total", "Telemetry messages not sent because the line was busy.";
 }
 

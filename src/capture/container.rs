@@ -36,6 +36,11 @@ pub trait Container: Send {
     /// What its video track is.
     fn info(&self) -> StreamInfo;
 
+    /// How long it says it is; may be wrong, so for showing progress only.
+    fn claimed_length(&self) -> Option<Duration> {
+        None
+    }
+
     /// The next unit; `None` at the end.
     ///
     /// # Errors

@@ -70,16 +70,21 @@ pub enum NoFrame {
     Closed,
 }
 
+impl<T> Slot<T> {
+    fn new(replaced: Counter) -> Self {
+        Self {
+            waiting: None,
+            claimed: false,
+            replaced,
+        }
+    }
+}
+
 impl<T> FrameBoard<T> {
     /// A board with a slot per camera; `replaced` counts each camera's losses.
     pub fn new(replaced: Vec<Counter>) -> Self {
         let ready = VecDeque::with_capacity(replaced.len());
-        let slot = |replaced| Slot {
-            waiting: None,
-            claimed: false,
-            replaced,
-        };
-        let slots = replaced.into_iter().map(slot).collect();
+        let slots = replaced.into_iter().map(Slot::new).collect();
         Self {
             state: Mutex::new(State {
                 slots,
@@ -92,6 +97,11 @@ impl<T> FrameBoard<T> {
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One more slot behind the others, for a camera that is added at run time.
+    pub fn add_slot(&self, replaced: Counter) {
+        self.lock().slots.push(Slot::new(replaced));
     }
 
     /// Puts up a camera's newest picture. Never waits for longer than the lock.
@@ -218,6 +228,18 @@ mod tests {
         b.post(CameraIx(2), 1); // replaces; keeps its place
         let order: Vec<_> = (0..2).map(|_| b.claim(NOW).unwrap().camera().0).collect();
         assert_eq!(order, [2, 0]);
+    }
+
+    #[test]
+    fn a_slot_added_while_others_wait_is_served_like_them() {
+        let (b, _) = board(1);
+        b.post(CameraIx(0), 1);
+        let counter = Counter::default();
+        b.add_slot(counter.clone());
+        b.post(CameraIx(1), 2);
+        b.post(CameraIx(1), 3);
+        let seen: Vec<_> = (0..2).map(|_| b.claim(NOW).unwrap().frame).collect();
+        assert_eq!((seen, counter.value()), (vec![1, 3], 1));
     }
 
     #[test]

@@ -567,6 +567,12 @@ impl Container for Clip {
         self.info.clone()
     }
 
+    fn claimed_length(&self) -> Option<std::time::Duration> {
+        // In AV_TIME_BASE units: microseconds.
+        let us = u64::try_from(self.input.duration()).ok()?;
+        (us > 0).then(|| std::time::Duration::from_micros(us))
+    }
+
     fn next_unit(&mut self) -> Result<Option<ContainerUnit>, CaptureError> {
         loop {
             let mut packet = ff::Packet::empty();

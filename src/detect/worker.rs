@@ -4,6 +4,7 @@
 //! q3 is a bounded channel: when track and rules are behind, workers wait, so that the board
 //! overflows (and counts) instead.
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use super::detections::Detections;
 use super::detector::{Detector, Models};
 use super::onnx::OnnxError;
 use crate::base::heartbeat::Heartbeat;
-use crate::base::metrics::{Metric, Metrics};
+use crate::base::ids::{CameraIx, CameraSlots};
+use crate::base::metrics::{Counter, Metric, Metrics};
 use crate::base::time::SharedClock;
 use crate::decode::{Frame, FrameBoard, NoFrame};
 
@@ -39,14 +41,36 @@ pub struct DetectWorker {
     pub detector: Detector,
     /// q3.
     pub analysed: SyncSender<Analysed>,
-    /// Names of the cameras, by index.
-    pub cameras: Arc<[crate::base::ids::CameraId]>,
+    /// Names of the cameras.
+    pub cameras: CameraSlots,
+    /// Set when other workers are to take over: ends the run after the picture at hand.
+    pub stop: Arc<AtomicBool>,
     /// The site's metrics.
     pub metrics: Metrics,
     /// The site's clock.
     pub clock: SharedClock,
     /// Beaten at least once a second while the worker is not stuck in an inference.
     pub heartbeat: Heartbeat,
+}
+
+/// One metric of each camera, found as cameras come.
+struct PerCamera {
+    metric: Metric,
+    counters: Vec<Counter>,
+}
+
+impl PerCamera {
+    fn add(&mut self, worker: &DetectWorker, camera: CameraIx) {
+        if self.counters.len() <= camera.index() {
+            let names = worker.cameras.names();
+            let counter = |n: &crate::base::ids::CameraId| {
+                let labels = [("camera", n.as_str())];
+                worker.metrics.counter(self.metric, &labels)
+            };
+            self.counters = names.iter().map(counter).collect();
+        }
+        self.counters[camera.index()].add(1);
+    }
 }
 
 impl DetectWorker {
@@ -56,28 +80,25 @@ impl DetectWorker {
         if cores > 2 { cores - 1 } else { cores.max(1) }
     }
 
-    /// Runs until the board is closed and empty, or track and rules are gone. Call on a thread of
-    /// its own.
+    /// Runs until it is told to stop, the board is closed and empty, or track and rules are gone.
+    /// Call on a thread of its own.
     ///
     /// # Errors
     /// The newest [`OnnxError`] when inference failed [`ERROR_LIMIT`] times in a row, and again
     /// with new sessions: the process should end and be started again.
     pub fn run(mut self) -> Result<(), OnnxError> {
-        let labelled = |metric| -> Vec<_> {
-            let cameras = self.cameras.iter();
-            cameras
-                .map(|c| self.metrics.counter(metric, &[("camera", c.as_str())]))
-                .collect()
+        let per_camera = |metric| PerCamera {
+            metric,
+            counters: Vec::new(),
         };
-        let (frames, errors) = (
-            labelled(Metric::DetectFrames),
-            labelled(Metric::DetectErrors),
-        );
+        let mut frames = per_camera(Metric::DetectFrames);
+        let mut errors = per_camera(Metric::DetectErrors);
         let busy = self.metrics.counter(Metric::DetectBusyMicros, &[]);
         let (mut in_a_row, mut rebuilt) = (0, false);
-        loop {
+        let board = self.board.clone();
+        while !self.stop.load(Ordering::Relaxed) {
             self.heartbeat.beat();
-            let claim = match self.board.claim(TICK) {
+            let claim = match board.claim(TICK) {
                 Ok(claim) => claim,
                 Err(NoFrame::TimedOut) => continue,
                 Err(NoFrame::Closed) => return Ok(()),
@@ -89,7 +110,7 @@ impl DetectWorker {
             match result {
                 Ok(detections) => {
                     (in_a_row, rebuilt) = (0, false);
-                    frames[camera.index()].add(1);
+                    frames.add(&self, camera);
                     let (frame, held) = claim.into_parts();
                     let sent = self.analysed.send(Analysed { detections, frame });
                     drop(held);
@@ -98,9 +119,10 @@ impl DetectWorker {
                     }
                 }
                 Err(e) => {
-                    errors[camera.index()].add(1);
+                    errors.add(&self, camera);
                     in_a_row += 1;
-                    tracing::warn!(camera = %self.cameras[camera.index()], err = %e, in_a_row, "picture lost to an inference error");
+                    let name = &self.cameras.names()[camera.index()];
+                    tracing::warn!(camera = %name, err = %e, in_a_row, "picture lost to an inference error");
                     if in_a_row < ERROR_LIMIT {
                         continue;
                     }
@@ -114,5 +136,6 @@ impl DetectWorker {
                 }
             }
         }
+        Ok(())
     }
 }

@@ -202,6 +202,15 @@ impl RuleConfig {
         }
     }
 
+    /// Whether both decide the same of the same tracks: all but the name of things and the cameras.
+    pub(super) fn decides_like(&self, other: &Self) -> bool {
+        let same_cameras = Self {
+            cameras: self.cameras.clone(),
+            ..other.clone()
+        };
+        *self == same_cameras
+    }
+
     /// The lowest threshold that it ever asks for.
     pub fn least_threshold(&self) -> f32 {
         self.gate(false).threshold.min(self.gate(true).threshold)

@@ -154,6 +154,54 @@ impl RuleEngine {
         orphans
     }
 
+    /// Other rules from the next picture on. What is open goes on under the rule of the same id, if it
+    /// still has the code and watches the camera; a rule that has not changed at all keeps its windows
+    /// and streaks too, unless `other_classes` says that ids of classes and tracks mean something else
+    /// from here on.
+    ///
+    /// Returns what no rule continues; the caller has to close it.
+    #[must_use = "findings that no rule continues must be closed by the caller"]
+    pub fn reload(&mut self, rules: Vec<RuleConfig>, other_classes: bool) -> Vec<OpenFinding> {
+        let mut old = std::mem::replace(self, Self::new(rules, &self.seed.clone()));
+        let mut remembered = old.remembered();
+        // Open ones first, then the newest: only one of an incident can reopen.
+        remembered.sort_by_key(|f| (f.closed_at.is_some(), std::cmp::Reverse(f.closed_at)));
+        let same = |a: &RuleConfig, b: &RuleConfig| a.id == b.id && a.code == b.code;
+        let mut kept = Vec::new();
+        for (camera, watch) in &mut self.cameras {
+            let Some(known) = old.cameras.get_mut(camera) else {
+                continue;
+            };
+            watch.now = known.now;
+            for (ix, incident) in &mut watch.incidents {
+                let rule = &self.rules[usize::from(ix.0)];
+                let Some(at) = old.rules.iter().position(|r| same(r, rule)) else {
+                    continue;
+                };
+                if !other_classes
+                    && old.rules[at].decides_like(rule)
+                    && let Some(known) = known.incidents.remove(&RuleIx(at as u16))
+                {
+                    *incident = known;
+                    kept.push((*camera, *ix));
+                }
+            }
+        }
+        let (mut moved, mut orphans) = (Vec::new(), Vec::new());
+        for finding in remembered {
+            let before = &old.rules[usize::from(finding.rule.0)];
+            let at = self.rules.iter().position(|r| same(r, before));
+            match at.map(|at| RuleIx(at as u16)) {
+                Some(ix) if kept.contains(&(finding.camera, ix)) => {}
+                Some(rule) => moved.push(OpenFinding { rule, ..finding }),
+                None if finding.closed_at.is_none() => orphans.push(finding),
+                None => {}
+            }
+        }
+        orphans.extend(self.restore(moved));
+        orphans
+    }
+
     /// Takes the tracks of one picture and says which findings changed, by rising [`RuleIx`].
     ///
     /// Time is `stamp.received`; a stamp that is equal to or earlier than the camera's last is

@@ -830,3 +830,68 @@ proptest! {
         prop_assert_eq!(e.open().len(), 1);
     }
 }
+
+#[test]
+fn other_rules_keep_what_has_not_changed_and_orphan_what_nobody_decides_on() {
+    let sink = RuleConfig {
+        id: name("mask-sink"),
+        ..mask_rule()
+    };
+    let mut e = RuleEngine::new(vec![mask_rule(), sink.clone()], SEED);
+    play(&mut e, 0, 4000, bare);
+    let open = e.open();
+    assert_eq!(open.len(), 2);
+    // The order is another, one rule is gone, one is new.
+    let door = RuleConfig {
+        id: name("mask-door"),
+        dwell_ms: 0,
+        ..mask_rule()
+    };
+    let orphans = e.reload(vec![door, sink.clone()], false);
+    assert_eq!(orphans, [open[0].clone()]);
+    let changes = play(&mut e, 4000, 5000, bare);
+    // The windows of the rule that stayed are full; the new one fills its own first.
+    assert_eq!(story(&changes), [(Phase::Opened, 4500)]);
+    assert_eq!(e.open()[1].finding, open[1].finding);
+    // Another code is another violation, whatever the rule is called.
+    let smoking = RuleConfig {
+        code: name("act.smoking"),
+        ..sink
+    };
+    let orphans = e.reload(vec![smoking], false);
+    assert_eq!(orphans.len(), 2);
+    e.check_invariants();
+}
+
+#[test]
+fn a_dwell_under_way_survives_a_change_of_another_rule() {
+    let mut undisturbed = engine();
+    let expected = play(&mut undisturbed, 0, 3000, bare);
+    let mut e = engine();
+    let mut changes = play(&mut e, 0, 1500, bare);
+    let other = RuleConfig {
+        id: name("other"),
+        threshold: 1.0,
+        ..mask_rule()
+    };
+    assert!(e.reload(vec![other, mask_rule()], false).is_empty());
+    changes.extend(play(&mut e, 1500, 3000, bare));
+    assert_eq!(story(&changes), story(&expected));
+    assert_eq!(changes[0].finding, expected[0].finding);
+}
+
+#[test]
+fn a_changed_rule_goes_on_with_its_finding_and_dwells_anew() {
+    let mut e = engine();
+    let opened = play(&mut e, 0, 4000, bare);
+    let strict = RuleConfig {
+        clear_ms: 1000,
+        version: 2,
+        ..mask_rule()
+    };
+    assert!(e.reload(vec![strict], false).is_empty());
+    let changes = play(&mut e, 4000, 6000, nobody);
+    assert_eq!(story(&changes), [(Phase::Closed, 4750)]);
+    assert_eq!(changes[0].finding, opened[0].finding);
+    assert_eq!(changes[0].revision, opened.last().unwrap().revision + 1);
+}

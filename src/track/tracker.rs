@@ -140,6 +140,12 @@ impl Tracker {
         self
     }
 
+    /// Other thresholds from the next picture on; the tracks go on. The classes must be the same:
+    /// with other models a new tracker is needed.
+    pub fn retune(&mut self, config: TrackConfig, starts: Arc<[f32]>) {
+        (self.config, self.starts) = (config, starts);
+    }
+
     fn is_high(&self, detection: &Detection) -> bool {
         let own = self.starts.get(usize::from(detection.class.0));
         let high = self.config.score_high;

@@ -180,6 +180,8 @@ pub struct Delivery<R> {
     rewind: bool,
     /// Records up to this were committed before the connection.
     old_through: u64,
+    /// Records up to this may be in the outbox again after they were delivered.
+    resent_through: u64,
     /// Records of the topic up to this may have been sent before.
     tried_through: HashMap<String, u64>,
     /// Publishes fed and not yet reported as sent; `None`: QoS 0.
@@ -206,6 +208,7 @@ impl<R: Deliverable> Delivery<R> {
             holds: HashMap::new(),
             rewind: false,
             old_through: 0,
+            resent_through: 0,
             tried_through: HashMap::new(),
             fifo: VecDeque::new(),
             slots: VecDeque::new(),
@@ -285,6 +288,13 @@ impl<R: Deliverable> Delivery<R> {
         std::mem::take(&mut self.rewind)
     }
 
+    /// Records up to `through` may have been put into the outbox again: they are replays, and the store
+    /// must be read from its beginning.
+    pub fn resent(&mut self, through: u64) {
+        self.resent_through = self.resent_through.max(through);
+        self.rewind = true;
+    }
+
     /// QoS 1 publishes that may be fed now.
     pub fn room(&self) -> usize {
         self.publishes.saturating_sub(self.slots.len())
@@ -317,7 +327,8 @@ impl<R: Deliverable> Delivery<R> {
         *self.on_the_way.entry(key.to_owned()).or_default() += 1;
         self.on_the_way_total += 1;
         let tried = self.tried_through.get(key).is_some_and(|t| seq <= *t);
-        let replayed = seq <= self.old_through || entry.tries > 1 || tried;
+        let old = seq <= self.old_through.max(self.resent_through);
+        let replayed = old || entry.tries > 1 || tried;
         Some((&entry.record, replayed))
     }
 

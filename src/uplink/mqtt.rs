@@ -32,7 +32,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, ConnectReturnCode, DisconnectReasonCode, LastWill, Packet, PubAckReason,
+    ConnAck, ConnectReturnCode, DisconnectReasonCode, LastWill, Packet, PubAckReason, Publish,
     PublishProperties,
 };
 use rumqttc::v5::{
@@ -56,6 +56,8 @@ const SPARE_REQUESTS: usize = 16;
 const LEAST_KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// What a publish adds to topic and payload at most: header, lengths, packet id, properties.
 const PUBLISH_OVERHEAD: usize = 64;
+/// Longest correlation data that is sent back.
+pub const MOST_CORRELATION: usize = 256;
 /// Of any packet, by the protocol.
 const MOST_PACKET_BYTES: u32 = 268_435_455;
 
@@ -246,6 +248,19 @@ pub enum PublishError {
     },
 }
 
+/// What comes with a message that wants an answer, MQTT 5 section 4.10.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Where to answer.
+    pub response_topic: Option<String>,
+    /// What to send back with the answer.
+    pub correlation: Option<Bytes>,
+    /// How long the message still counts.
+    pub expiry: Option<Duration>,
+    /// What to acknowledge it by, where that is left to us; 0: nothing.
+    pub packet_id: u16,
+}
+
 /// One message received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -255,12 +270,14 @@ pub struct Message {
     pub payload: Bytes,
     /// Whether the broker had kept it from before we subscribed.
     pub retain: bool,
+    /// See [`Asked`].
+    pub asked: Asked,
 }
 
 /// What the broker said when it let us in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connected {
-    /// Always false: every connection begins clean.
+    /// Whether it had kept a session for us; false where every connection begins clean.
     pub session_present: bool,
     /// QoS 1 publishes it takes at once.
     pub receive_maximum: u16,
@@ -299,6 +316,18 @@ pub struct LinkOptions {
     pub inflight_limit: u16,
     /// Largest packet we take.
     pub max_incoming_bytes: u32,
+    /// The broker keeps messages for us while we are away, and counts those as received that we have
+    /// [acknowledged](Link::ack) ourselves. Else every connection begins clean.
+    pub kept: Option<Kept>,
+}
+
+/// A session that outlives its connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    /// For how long without a connection.
+    pub session: Duration,
+    /// Messages that may wait for our acknowledgement.
+    pub unacked: u16,
 }
 
 /// One connection, from the broker's welcome to its end. Dropping it cuts it.
@@ -342,7 +371,13 @@ impl Link {
             mqtt.set_last_will(will);
         }
         let keep_alive = config.keep_alive.max(LEAST_KEEP_ALIVE);
-        mqtt.set_clean_start(true)
+        if let Some(kept) = options.kept {
+            let secs = u32::try_from(kept.session.as_secs()).unwrap_or(u32::MAX);
+            mqtt.set_session_expiry_interval(Some(secs))
+                .set_receive_maximum(Some(kept.unacked))
+                .set_manual_acks(true);
+        }
+        mqtt.set_clean_start(options.kept.is_none())
             .set_keep_alive(keep_alive)
             .set_connection_timeout(CONNECT_TIMEOUT.as_secs())
             .set_max_packet_size(Some(options.max_incoming_bytes))
@@ -450,6 +485,32 @@ impl Link {
             .map_err(|_| PublishError::Busy)
     }
 
+    /// Tells the broker that a message of a kept session is ours now. False: the queue is full, or the
+    /// connection is over; it will come again.
+    pub fn ack(&self, packet_id: u16) -> bool {
+        let publish = Publish {
+            pkid: packet_id,
+            ..Publish::new("", QoS::AtLeastOnce, Bytes::new(), None)
+        };
+        self.client.try_ack(&publish).is_ok()
+    }
+
+    /// Queues an answer to a message, at QoS 1. False: it was not taken.
+    pub fn answer(&self, topic: &str, correlation: Option<Bytes>, payload: Vec<u8>) -> bool {
+        let properties = PublishProperties {
+            payload_format_indicator: Some(1),
+            content_type: Some("application/json".to_owned()),
+            correlation_data: correlation,
+            ..PublishProperties::default()
+        };
+        let limit = self.max_packet_bytes.unwrap_or(MOST_PACKET_BYTES) as usize;
+        let fits = topic.len() + payload.len() + MOST_CORRELATION + PUBLISH_OVERHEAD <= limit;
+        let client = &self.client;
+        fits && client
+            .try_publish_with_properties(topic, QoS::AtLeastOnce, false, payload, properties)
+            .is_ok()
+    }
+
     /// Queues a subscription at QoS 1. To be called right after connecting: the packet id it takes
     /// shifts the others.
     ///
@@ -554,11 +615,18 @@ impl Poller {
                 let Ok(topic) = String::from_utf8(publish.topic.to_vec()) else {
                     return true;
                 };
-                let (payload, retain) = (publish.payload, publish.retain);
+                let properties = publish.properties.unwrap_or_default();
+                let expiry = properties.message_expiry_interval;
                 LinkEvent::Message(Message {
                     topic,
-                    payload,
-                    retain,
+                    payload: publish.payload,
+                    retain: publish.retain,
+                    asked: Asked {
+                        response_topic: properties.response_topic,
+                        correlation: properties.correlation_data,
+                        expiry: expiry.map(|s| Duration::from_secs(u64::from(s))),
+                        packet_id: publish.pkid,
+                    },
                 })
             }
             Event::Incoming(Packet::SubAck(ack)) => {

@@ -5,6 +5,7 @@
 //! or go. Times are RFC 3339 in UTC with milliseconds; scores have at most four decimals.
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
@@ -51,6 +52,25 @@ pub(super) mod rfc3339 {
     }
 }
 
+impl JsonSchema for UtcMicros {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Time".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        // What is read may be any RFC 3339 time; what is sent is always the same form of it.
+        if generator.contract().is_deserialize() {
+            return schemars::json_schema!({"type": "string", "format": "date-time"});
+        }
+        let form = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$";
+        schemars::json_schema!({"type": "string", "format": "date-time", "pattern": form})
+    }
+}
+
 /// Four decimals; what is not a number becomes 0, for JSON has no word for it. In double precision,
 /// so that every serializer writes 0.9123 and none 0.912299990654.
 fn rounded(v: f32) -> f64 {
@@ -81,13 +101,15 @@ fn areas_rounded<S: Serializer>(areas: &[Vec<[f32; 2]>], s: S) -> Result<S::Ok, 
 
 /// A record as a CloudEvent 1.0 in structured JSON. Receivers upsert on (`source`, `id`): duplicates
 /// are expected.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Event<T> {
     /// Always `1.0`.
+    #[schemars(extend("const" = "1.0"))]
     pub specversion: String,
     /// The same however often it is sent; of a finding `<finding>.<revision>`.
     pub id: String,
     /// `//mingchu/{region}/{site}`.
+    #[schemars(regex(pattern = "^//mingchu/[a-z0-9.-]+/[a-z0-9.-]+$"))]
     pub source: String,
     /// `cn.mingchu.….v1`; of a finding `cn.mingchu.finding.{opened|updated|closed|reopened}.v1`.
     #[serde(rename = "type")]
@@ -96,10 +118,13 @@ pub struct Event<T> {
     pub subject: String,
     /// When the record was committed; the same however often it is sent.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "UtcMicros")]
     pub time: UtcMicros,
     /// Always `application/json`.
+    #[schemars(extend("const" = "application/json"))]
     pub datacontenttype: String,
     /// Number of the record in its site, from 1, without gaps.
+    #[schemars(range(min = 1))]
     pub seq: u64,
     /// The record itself.
     pub data: T,
@@ -139,7 +164,7 @@ pub fn source_of(site: &SiteIdentity) -> String {
 }
 
 /// Where a finding is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FindingPhase {
     /// Revision 1.
@@ -165,18 +190,21 @@ impl FindingPhase {
 }
 
 /// One revision of a finding.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FindingData {
     /// UUID v7, the same for all revisions.
     pub finding: Uuid,
     /// 1, 2, 3 … without gaps.
+    #[schemars(range(min = 1))]
     pub revision: u32,
     /// See [`FindingPhase`].
     pub phase: FindingPhase,
     /// Violation code, e.g. `ppe.mask.missing`; also the last level of the topic, so it holds only
     /// `[a-z0-9-.]`.
+    #[schemars(regex(pattern = "^[a-z0-9][a-z0-9.-]*$"))]
     pub code: String,
     /// 1 immediate, 2 time-limited, 3 routine. Class 1 is delivered first.
+    #[schemars(range(min = 1, max = 3))]
     pub class: u8,
     /// Set by the uplink when it sends: this is not news, it was committed before the connection
     /// began or was sent before.
@@ -192,17 +220,22 @@ pub struct FindingData {
     pub model: Option<ModelRef>,
     /// Receipt of the first picture of the incident.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "UtcMicros")]
     pub first_seen: UtcMicros,
     /// Receipt of the newest picture that showed it.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "UtcMicros")]
     pub last_seen: UtcMicros,
     /// Receipt of the picture that closed it; null while it is open.
     #[serde(with = "rfc3339::option")]
+    #[schemars(with = "Option<UtcMicros>")]
     pub closed_at: Option<UtcMicros>,
     /// Pictures that showed it since `first_seen`.
+    #[schemars(range(min = 1))]
     pub samples: u32,
     /// The scores in the rule's window, oldest first, `0.0..=1.0`.
     #[serde(serialize_with = "all_rounded")]
+    #[schemars(with = "Vec<f32>", inner(range(min = 0.0, max = 1.0)))]
     pub scores: Vec<f32>,
     /// What was seen in the newest picture that showed it.
     pub objects: Vec<ObjectRef>,
@@ -224,26 +257,44 @@ pub struct FindingData {
     /// the camera); null while it is open.
     #[serde(default)]
     pub reason: Option<String>,
+    /// The centre has asked not to be bothered with it; absent: it has not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub muted: Option<MutedRef>,
     /// Evidence that should be there and is not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<MissingEvidence>,
 }
 
+/// Why a finding need not be acted on at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MutedRef {
+    /// Who asked for it.
+    pub by: String,
+    /// When it ends.
+    #[serde(with = "rfc3339")]
+    #[schemars(with = "UtcMicros")]
+    pub until: UtcMicros,
+    /// Why.
+    pub reason: String,
+}
+
 /// A part of a picture; points are `[x, y]` as fractions of it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ZoneRef {
     /// Its name in the site's config.
     pub name: String,
     /// Its corners.
     #[serde(serialize_with = "points_rounded")]
+    #[schemars(with = "Vec<[f32; 2]>")]
     pub polygon: Vec<[f32; 2]>,
     /// The corners of each area that does not count.
     #[serde(serialize_with = "areas_rounded")]
+    #[schemars(with = "Vec<Vec<[f32; 2]>>")]
     pub exclude: Vec<Vec<[f32; 2]>>,
 }
 
 /// The premises.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SiteRef {
     /// As in the topic.
     pub id: String,
@@ -253,12 +304,13 @@ pub struct SiteRef {
 }
 
 /// The camera.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CameraRef {
     /// Its name in the site.
     pub id: String,
     /// Its GB/T 28181 device id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[0-9]{20}$"))]
     pub gb28181: Option<String>,
     /// The part of the picture the rule watches; absent: all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -266,11 +318,12 @@ pub struct CameraRef {
 }
 
 /// The rule, with what it asked for, so that the finding explains itself.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RuleRef {
     /// Its name in the site's config.
     pub id: String,
     /// As its author counts.
+    #[schemars(range(min = 1))]
     pub version: u32,
     /// How long it had to last before a finding opened, in milliseconds; as it was asked for at that
     /// hour.
@@ -278,8 +331,10 @@ pub struct RuleRef {
     /// What the median score, or `hits` of the scores, had to reach, `0.0..=1.0`; as it was asked for
     /// at that hour.
     #[serde(serialize_with = "one_rounded")]
+    #[schemars(with = "f32", range(min = 0.0, max = 1.0))]
     pub threshold: f32,
     /// Pictures in the window of scores.
+    #[schemars(range(min = 1))]
     pub window: u32,
     /// Watched time without the violation before it closes, in milliseconds.
     pub clear_ms: u64,
@@ -298,41 +353,46 @@ pub struct RuleRef {
 }
 
 /// The model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelRef {
     /// Name on its card.
     pub name: String,
     /// Version on its card.
     pub version: String,
     /// Digest of its file, 64 hex digits.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     pub sha256: String,
 }
 
 /// One object seen.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ObjectRef {
     /// What it shows.
     pub label: String,
     /// `0.0..=1.0`.
     #[serde(serialize_with = "one_rounded")]
+    #[schemars(with = "f32", range(min = 0.0, max = 1.0))]
     pub score: f32,
     /// Left, top, right, bottom as fractions of the picture.
     #[serde(rename = "box", serialize_with = "all_rounded")]
+    #[schemars(with = "[f32; 4]", inner(range(min = 0.0, max = 1.0)))]
     pub rect: [f32; 4],
     /// Ephemeral: means nothing outside the finding.
     pub track: u64,
 }
 
 /// One piece of evidence.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EvidenceRef {
     /// What it is: `frame`, `annotated`, `clip`.
     pub kind: String,
     /// Media type, e.g. `image/jpeg`.
     pub media: String,
     /// Digest of the file, 64 hex digits.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     pub sha256: String,
     /// Size of the file.
+    #[schemars(range(min = 1))]
     pub bytes: u64,
     /// Whether faces in it are blurred.
     pub redacted: bool,
@@ -346,7 +406,7 @@ pub struct EvidenceRef {
 }
 
 /// Evidence that could not be made or kept.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MissingEvidence {
     /// As in [`EvidenceRef`].
     pub kind: String,
@@ -355,18 +415,19 @@ pub struct MissingEvidence {
 }
 
 /// The state of the site's clock when the revision was decided.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ClockRef {
     /// Whether something kept it right.
     pub synced: bool,
     /// What kept it: `ntp`, `rtc`, `none`.
+    #[schemars(extend("enum" = ["ntp", "rtc", "none"]))]
     pub source: String,
     /// How far it may be off; null if nobody knows.
     pub uncertainty_ms: Option<u64>,
 }
 
 /// The site's word on itself, retained. The last will is the same with `online: false`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SiteStatus {
     /// Whether the daemon is connected.
     pub online: bool,
@@ -377,9 +438,11 @@ pub struct SiteStatus {
     pub version: String,
     /// When the daemon started.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "UtcMicros")]
     pub started: UtcMicros,
     /// When this was written; for the will, when the connection began.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "UtcMicros")]
     pub time: UtcMicros,
     /// How many cameras there are, whatever their state.
     pub cameras: u32,
@@ -391,7 +454,7 @@ pub struct SiteStatus {
 }
 
 /// The outbox in figures.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OutboxStatus {
     /// Records waiting or on their way.
     pub records: u64,
@@ -404,7 +467,7 @@ pub struct OutboxStatus {
 }
 
 /// What a camera is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CameraState {
     /// Pictures come and are looked at.
@@ -436,18 +499,21 @@ pub enum CameraState {
 }
 
 /// A camera's state as the site knows it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CameraReport {
     /// Its name; a topic level.
+    #[schemars(regex(pattern = "^[a-z0-9][a-z0-9.-]*$"))]
     pub camera: String,
     /// See [`CameraState`].
     pub state: CameraState,
     /// Since when.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "UtcMicros")]
     pub since: UtcMicros,
     /// Why, for people; empty while online.
     pub detail: String,
     /// `h264` or `h265`; null until known.
+    #[schemars(extend("enum" = ["h264", "h265", null]))]
     pub codec: Option<String>,
     /// Columns; null until known.
     pub width: Option<u32>,
@@ -458,13 +524,14 @@ pub struct CameraReport {
 }
 
 /// A camera's word, retained.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CameraStatus {
     /// The state.
     #[serde(flatten)]
     pub report: CameraReport,
     /// When this was written.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "UtcMicros")]
     pub time: UtcMicros,
     /// As in [`SiteStatus`]. A camera has no will of its own: once the site's status is offline, all
     /// its cameras' are void.
@@ -472,10 +539,11 @@ pub struct CameraStatus {
 }
 
 /// Counters and gauges, not kept by anybody.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Telemetry {
     /// When they were read.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "UtcMicros")]
     pub time: UtcMicros,
     /// Since the daemon started.
     pub uptime_seconds: u64,
@@ -484,7 +552,7 @@ pub struct Telemetry {
 }
 
 /// The centre's word on what it has: all records up to `through`, but for `except`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Receipt {
     /// The highest `seq` this speaks of.
     pub through: u64,
@@ -581,6 +649,7 @@ pub(super) mod tests {
             realert: false,
             reason: (phase == FindingPhase::Closed).then(|| "clear".to_owned()),
             missing: Vec::new(),
+            muted: None,
         }
     }
 

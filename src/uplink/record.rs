@@ -7,6 +7,7 @@
 //! effect and the word about it cannot part.
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -189,12 +190,14 @@ fn json_text<T: Serialize>(value: &T) -> String {
 
 /// What was watched of each camera in one hour of UTC. The milliseconds of a camera, watched and
 /// blind together, are 3,600,000 in a whole report: silence about a camera is never "not watched".
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CoverageReport {
     /// The hour's beginning.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "UtcMicros")]
     pub hour: UtcMicros,
     /// From 1; a later one of the same hour replaces it.
+    #[schemars(range(min = 1))]
     pub revision: u32,
     /// The hour is not over: asked for by a command.
     pub partial: bool,
@@ -203,7 +206,7 @@ pub struct CoverageReport {
 }
 
 /// One camera's hour.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CameraCoverage {
     /// Its name.
     pub camera: String,
@@ -214,14 +217,16 @@ pub struct CameraCoverage {
 }
 
 /// Something the centre must be told that is neither a finding nor coverage.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Notice {
     /// UUID, the same however often it is sent.
     pub id: Uuid,
     /// What it is about: `[a-z.]`, e.g. `evidence.deleted`, `config.rejected`, `mute`.
+    #[schemars(regex(pattern = "^[a-z.]+$"))]
     pub kind: String,
     /// When it happened.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "UtcMicros")]
     pub at: UtcMicros,
     /// For people, in English, one line.
     pub text: String,
@@ -230,18 +235,20 @@ pub struct Notice {
 }
 
 /// How a command ended.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CommandResult {
     /// The command's own id.
     pub id: String,
     /// Its name, the topic's level.
     pub command: String,
     /// `done`, `refused`, `expired`, `failed` or `unknown-outcome`.
+    #[schemars(extend("enum" = ["done", "refused", "expired", "failed", "unknown-outcome"]))]
     pub outcome: String,
     /// For people, in English, one line; empty if there is nothing to add.
     pub text: String,
     /// When it was answered.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "UtcMicros")]
     pub at: UtcMicros,
     /// The answer; its shape depends on the command.
     pub data: serde_json::Value,

@@ -28,6 +28,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::config::{AckBy, SiteIdentity, UplinkConfig};
+use super::config_report::ConfigReport;
 use super::delivery::{Deliverable, Delivery, HoldReason, Limits, Tag, Verdict};
 use super::evidence::{EVIDENCE, EvidenceOutbox, EvidenceSender};
 use super::mqtt::{
@@ -38,7 +39,7 @@ use super::payload::{
     Receipt, SiteStatus, Telemetry, source_of,
 };
 use super::record::RecordBody;
-use super::store::{Batch, Cursor, LedgerEntry, Record, StoreError, StoreHandle};
+use super::store::{Batch, Cursor, LedgerEntry, Record, Resent, StoreError, StoreHandle};
 use super::topics::Topics;
 use crate::base::backoff::Backoff;
 use crate::base::heartbeat::{Heartbeat, Heartbeats};
@@ -82,6 +83,8 @@ pub struct SiteState {
     pub cameras: Vec<CameraReport>,
     /// What a person should look at, one line each; the uplink adds its own.
     pub problems: Vec<String>,
+    /// The config in force.
+    pub config: Option<ConfigReport>,
 }
 
 /// How the uplink is, for the local status and health.
@@ -305,6 +308,7 @@ impl Uplink {
             }),
             inflight_limit: u16::try_from(inflight_limit).unwrap_or(u16::MAX),
             max_incoming_bytes: MAX_INCOMING_BYTES,
+            kept: None,
         };
         let (link, welcome) = tokio::select! {
             connected = Link::connect(options) => connected?,
@@ -344,6 +348,7 @@ impl Uplink {
             evidence,
             link,
             newest,
+            resent: self.store.resent(),
             state,
             state_ended: false,
             cursor: Cursor::default(),
@@ -354,6 +359,7 @@ impl Uplink {
             status_at: None,
             cameras_due: BTreeSet::new(),
             cameras_told: BTreeMap::new(),
+            config_told: None,
             actives: VecDeque::new(),
             pending: VecDeque::new(),
             telemetry_at: now,
@@ -514,6 +520,7 @@ struct Session<'a> {
     link: Link,
     epoch: u64,
     newest: watch::Receiver<u64>,
+    resent: watch::Receiver<Resent>,
     state: watch::Receiver<SiteState>,
     /// Nobody will change the state any more.
     state_ended: bool,
@@ -530,6 +537,8 @@ struct Session<'a> {
     cameras_due: BTreeSet<Name>,
     /// What the broker keeps of each camera.
     cameras_told: BTreeMap<Name, CameraReport>,
+    /// What the broker keeps of the config.
+    config_told: Option<ConfigReport>,
     actives: VecDeque<LedgerEntry>,
     /// The record whose `active` goes before it, and what the link had no room for.
     pending: VecDeque<(Tag, Outbound)>,
@@ -565,6 +574,10 @@ impl Session<'_> {
                         return Err(lost(&self.link, "the store is closed"));
                     }
                     self.exhausted = false;
+                }
+                Ok(()) = self.resent.changed() => {
+                    let through = self.resent.borrow_and_update().through;
+                    self.delivery.resent(through);
                 }
                 changed = self.state.changed(), if !self.state_ended => {
                     self.state_ended = changed.is_err();
@@ -909,6 +922,9 @@ impl Session<'_> {
         if let Some(name) = self.cameras_due.pop_first() {
             return Some((Tag::Other("camera status"), self.camera_status(name)));
         }
+        if let Some(report) = self.config_report() {
+            return Some((Tag::Other("config"), report));
+        }
         if let Some(open) = self.actives.pop_front() {
             let active = self.active(&open.data, open.seq, open.created, true);
             return Some((Tag::Other("active"), active));
@@ -987,6 +1003,19 @@ impl Session<'_> {
             epoch: self.epoch,
         };
         retained(topic, json(&status))
+    }
+
+    /// The word on the config, if the broker has another one.
+    fn config_report(&mut self) -> Option<Outbound> {
+        let state = self.state.borrow();
+        if state.config == self.config_told {
+            return None;
+        }
+        let report = state.config.clone()?;
+        drop(state);
+        let message = retained(self.topics.config_reported(), json(&report));
+        self.config_told = Some(report);
+        Some(message)
     }
 
     /// Nothing is left that can still go, or the time for it is over.

@@ -240,6 +240,7 @@ enum Command {
     Commit(Vec<Change>, Reply<Vec<u64>>),
     Acked(Vec<u64>, Reply<()>),
     Park(u64, String, Reply<()>),
+    Resend(Again, Reply<Vec<u64>>),
     Unpark(Reply<u64>),
     NextEpoch(Reply<u64>),
     Read(Cursor, usize, Reply<Batch>),
@@ -250,6 +251,24 @@ enum Command {
     Close,
 }
 
+/// Which findings of the ledger are to be sent once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// This one.
+    Finding(Uuid),
+    /// Those whose newest revision has a number from the first to the second.
+    Range(u64, u64),
+}
+
+/// Word that records older than the newest are in the outbox again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resent {
+    /// How often that was so since the start.
+    pub times: u64,
+    /// The highest number among them.
+    pub through: u64,
+}
+
 /// A handle on the store's thread; cheap to clone. The thread ends when all handles are gone or one
 /// of them is [closed](StoreHandle::close), after all that was asked before.
 #[derive(Clone, Debug)]
@@ -257,6 +276,7 @@ pub struct StoreHandle {
     commands: SyncSender<Command>,
     last_seq: watch::Receiver<u64>,
     status: watch::Receiver<OutboxStatus>,
+    resent: watch::Receiver<Resent>,
 }
 
 impl StoreHandle {
@@ -375,6 +395,20 @@ impl StoreHandle {
         self.call(|reply| Command::Park(seq, reason, reply)).await
     }
 
+    /// Puts the newest revision of findings that the ledger still has into the outbox again, under the
+    /// number it has; which these are, at most 1000. What waits there anyway is among them.
+    ///
+    /// # Errors
+    /// None of them is in the outbox again.
+    pub async fn resend(&self, which: Again) -> Result<Vec<u64>, StoreError> {
+        self.call(|reply| Command::Resend(which, reply)).await
+    }
+
+    /// Changes when old records are in the outbox again, so that the uplink can look for them.
+    pub fn resent(&self) -> watch::Receiver<Resent> {
+        self.resent.clone()
+    }
+
     /// Makes all parked records wait again; how many there were.
     ///
     /// # Errors
@@ -446,6 +480,7 @@ pub struct Store {
     totals: Totals,
     last_seq: watch::Sender<u64>,
     status: watch::Sender<OutboxStatus>,
+    resent: watch::Sender<Resent>,
     gauges: Gauges,
     pruned: MonoMicros,
     heartbeat: Heartbeat,
@@ -519,12 +554,14 @@ impl Store {
         let gauge = |m| metrics.counter(m, &[]);
         let (last_seq, last_seq_rx) = watch::channel(totals.last_seq as u64);
         let (status, status_rx) = watch::channel(OutboxStatus::default());
+        let (resent, resent_rx) = watch::channel(Resent::default());
         let mut store = Self {
             path: path.to_owned(),
             conn,
             totals,
             last_seq,
             status,
+            resent,
             gauges: Gauges {
                 records: gauge(Metric::OutboxRecords),
                 bytes: gauge(Metric::OutboxBytes),
@@ -550,6 +587,7 @@ impl Store {
             commands,
             last_seq: last_seq_rx,
             status: status_rx,
+            resent: resent_rx,
         };
         Ok((handle, thread))
     }
@@ -600,6 +638,10 @@ impl Store {
                     writes.push(Write::Park(seq, reason));
                     answers.push(Answer::Done(reply));
                 }
+                Command::Resend(which, reply) => {
+                    writes.push(Write::Resend(which));
+                    answers.push(Answer::Resent(reply));
+                }
                 Command::Unpark(reply) => {
                     writes.push(Write::Unpark);
                     answers.push(Answer::Number(reply));
@@ -616,6 +658,13 @@ impl Store {
                 Ok(results) => {
                     self.publish_totals();
                     for (answer, result) in answers.into_iter().zip(results) {
+                        if let (Answer::Resent(_), Ok(seqs)) = (&answer, &result)
+                            && let Some(through) = seqs.iter().max()
+                        {
+                            self.resent.send_modify(|r| {
+                                (r.times, r.through) = (r.times + 1, r.through.max(*through));
+                            });
+                        }
                         answer.give(result);
                     }
                 }
@@ -887,12 +936,15 @@ enum Write {
     Commit(Vec<Change>),
     Acked(Vec<u64>),
     Park(u64, String),
+    Resend(Again),
     Unpark,
     NextEpoch,
 }
 
 enum Answer {
     Numbers(Reply<Vec<u64>>),
+    /// The same, and the uplink is told.
+    Resent(Reply<Vec<u64>>),
     Number(Reply<u64>),
     Epoch(Reply<u64>),
     Done(Reply<()>),
@@ -901,7 +953,7 @@ enum Answer {
 impl Answer {
     fn give(self, result: Numbers) {
         match self {
-            Self::Numbers(reply) => reply(result),
+            Self::Numbers(reply) | Self::Resent(reply) => reply(result),
             Self::Number(reply) | Self::Epoch(reply) => {
                 reply(result.map(|n| n.first().copied().unwrap_or_default()));
             }
@@ -945,6 +997,7 @@ fn apply(
                 }
                 Ok(Vec::new())
             }
+            Write::Resend(which) => Ok(resend(&tx, &mut totals, *which)?),
             Write::Unpark => {
                 let sql = "SELECT coalesce(sum(bytes), 0) FROM outbox WHERE parked IS NOT NULL";
                 totals.bytes += tx.query_row(sql, [], |row| row.get::<_, i64>(0))?;
@@ -964,6 +1017,43 @@ fn apply(
     }
     tx.commit()?;
     Ok((totals, results))
+}
+
+/// Records that one command may bring back.
+const MOST_RESENT: i64 = 1000;
+
+fn resend(tx: &Transaction<'_>, totals: &mut Totals, which: Again) -> rusqlite::Result<Vec<u64>> {
+    let (sql, id, from, to) = match which {
+        Again::Finding(id) => ("finding = ?1 AND seq BETWEEN ?2 AND ?3", id, 0, i64::MAX),
+        Again::Range(from, to) => {
+            let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+            let sql = "?1 IS NOT NULL AND seq BETWEEN ?2 AND ?3";
+            (sql, Uuid::nil(), number(from), number(to))
+        }
+    };
+    let sql = format!(
+        "SELECT seq, updated_utc, payload FROM ledger WHERE {sql} ORDER BY seq LIMIT {MOST_RESENT}"
+    );
+    let mut statement = tx.prepare_cached(&sql)?;
+    let mut rows = statement.query(params![id.as_bytes(), from, to])?;
+    let mut seqs = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (seq, created): (i64, i64) = (row.get(0)?, row.get(1)?);
+        let text = row.get_ref(2)?.as_bytes().map_err(rusqlite::Error::from)?;
+        let Ok(data) = serde_json::from_slice(text) else {
+            continue;
+        };
+        seqs.push(seq as u64);
+        let known = tx
+            .prepare_cached("SELECT 1 FROM outbox WHERE seq = ?1")?
+            .exists([seq])?;
+        if !known {
+            let body = RecordBody::Finding(Box::new(data));
+            totals.bytes += insert(tx, seq, created, None, &body)?;
+            totals.records += 1;
+        }
+    }
+    Ok(seqs)
 }
 
 /// The body of a stored record; why not, if it is none.

@@ -64,6 +64,7 @@ impl Subscriber {
                     will: None,
                     inflight_limit: 8,
                     max_incoming_bytes: MAX_INCOMING_BYTES,
+                    kept: None,
                 };
                 match Link::connect(options).await {
                     Ok((link, _)) => {

@@ -151,6 +151,51 @@ fn pure_stages_and_evidence_take_data_only() {
 }
 
 #[test]
+fn a_replay_cannot_reach_a_live_topic() {
+    // Of the uplink: who the site is and what a finding says. Of app: nothing that runs a site.
+    let data = ["FindingData", "SiteIdentity"];
+    let live = [
+        "Analytics {",
+        "Analytics::",
+        "StoreHandle",
+        "Subscriber",
+        "Uplink",
+        "app::run",
+        "app::site",
+        "app::tail",
+        "app::demo",
+        "tokio",
+    ];
+    let mut wrong = Vec::new();
+    let mut files = 0;
+    for (file, code) in all_code() {
+        if !file.starts_with("app/replay") {
+            continue;
+        }
+        files += 1;
+        for (import, rest) in imports(&code) {
+            if import == "uplink" {
+                let item = rest.trim_start_matches("::");
+                let names = item.trim_start_matches('{').split(['}', ';']).next();
+                let names = names.unwrap_or_default().split(',').map(str::trim);
+                wrong.extend(
+                    names
+                        .filter(|n| !n.is_empty() && !data.contains(n))
+                        .map(|n| format!("{file}: uplink::{n}")),
+                );
+            }
+        }
+        wrong.extend(
+            live.iter()
+                .filter(|l| code.contains(*l))
+                .map(|l| format!("{file}: {l}")),
+        );
+    }
+    assert!(files >= 5, "only {files} files of the replay found");
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
 fn each_foreign_engine_is_named_in_one_file() {
     let mut wrong = Vec::new();
     for (file, code) in all_code() {

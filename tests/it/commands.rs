@@ -331,6 +331,7 @@ fn the_systemd_unit_is_valid() {
         "Type=notify",
         "WatchdogSec=",
         "check",
+        "ExecReload=/bin/kill -HUP $MAINPID",
         "StateDirectory=",
         "DynamicUser=",
     ] {
@@ -434,6 +435,7 @@ fn a_replay_of_the_same_clip_gives_the_same_findings_ids_included() {
     let (code, first, err) = replay();
     assert_eq!(code, 0, "{first}{err}");
     assert_eq!(first, replay().1);
+    assert_eq!(err, "", "no bar where nobody looks");
     let lines: Vec<serde_json::Value> = first
         .lines()
         .map(|l| serde_json::from_str(l).unwrap())
@@ -470,4 +472,103 @@ fn a_replay_by_a_sites_config_uses_its_rules_and_names_what_cannot_be_replayed()
     let (code, _, err) = run(&["replay", "--config", &config, "--camera", "wok-9", &clip]);
     assert_eq!(code, 64);
     assert!(err.contains("wok-9") && err.contains("wok-1"), "{err}");
+}
+
+#[test]
+fn a_replay_does_not_depend_on_how_many_clips_go_at_once_nor_on_where_the_detections_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let clips = ["kitchen.mp4", "kitchen-h265.mp4"].map(|c| demo_clip(c).display().to_string());
+    let replay = |jobs: &str, save: &str| {
+        let (code, out, err) = run(&[
+            "replay", "--json", "--jobs", jobs, "--save", save, &clips[0], &clips[1],
+        ]);
+        assert_eq!(code, 0, "{out}{err}");
+        (out, std::fs::read_to_string(save).unwrap())
+    };
+    let (one, saved) = replay("1", &file("one.jsonl"));
+    assert_eq!(
+        (one.clone(), saved.clone()),
+        replay("2", &file("two.jsonl"))
+    );
+    let (code, again, err) = run(&["replay", "--json", &file("one.jsonl")]);
+    assert_eq!((code, again), (0, one.clone()), "{err}");
+    // Everything that the daemon would have sent is in it.
+    let lines: Vec<serde_json::Value> = one
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    let finding = lines.iter().find(|l| l["code"] == "ppe.mask.missing");
+    let payload = &finding.expect("a finding")["revisions"][0];
+    assert_eq!(payload["phase"], "opened");
+    assert_eq!(payload["model"]["name"], "kitchen");
+    assert_eq!(payload["scores"].as_array().map(Vec::len), Some(5));
+    assert_eq!(payload["clock"]["synced"], false);
+
+    // What was recorded answers why not, shows what other thresholds would give, and can be read.
+    let truth = file("truth.jsonl");
+    let events = r#"{"clip": "kitchen.mp4", "events": [{"code": "face-bare", "start_s": 0.0, "end_s": 24.0}]}"#;
+    std::fs::write(&truth, events).unwrap();
+    let (code, out, err) = run(&["replay", "--json", "--explain=1.0", &file("one.jsonl")]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains(r#""explain":"moment""#), "{out}");
+    let sweep = "ppe.mask.missing.threshold=0.5..0.9:0.2";
+    let (report, plot) = (file("report.html"), file("plot.svg"));
+    let (code, out, err) = run(&[
+        "replay",
+        "--json",
+        "--truth",
+        &truth,
+        "--sweep",
+        sweep,
+        "--plot",
+        &plot,
+        "--report",
+        &report,
+        &file("one.jsonl"),
+    ]);
+    assert_eq!(code, 0, "{out}{err}");
+    let values: Vec<serde_json::Value> = out
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .filter(|l: &serde_json::Value| l.get("value").is_some())
+        .collect();
+    assert_eq!(values.len(), 3, "{out}");
+    assert_eq!(
+        (&values[0]["found"], &values[2]["found"]),
+        (&1.into(), &0.into())
+    );
+    let report = std::fs::read_to_string(report).unwrap();
+    assert!(report.contains(finding.expect("a finding")["finding"].as_str().unwrap()));
+    assert!(std::fs::read_to_string(plot).unwrap().starts_with("<svg"));
+    let (code, _, err) = run(&[
+        "replay",
+        "--truth",
+        &truth,
+        "--sweep",
+        "x.y=1..2",
+        &file("one.jsonl"),
+    ]);
+    assert!(code == 64 && err.contains("what can: threshold"), "{err}");
+
+    // Made with another network: refused by name, like a file that was cut off.
+    let digest = saved.find("sha256").expect("digests") + "sha256\":\"".len();
+    let other = format!("{}0000{}", &saved[..digest], &saved[digest + 4..]);
+    std::fs::write(file("other.jsonl"), other).unwrap();
+    let (code, _, err) = run(&["replay", &file("other.jsonl")]);
+    assert_eq!(code, 65, "{err}");
+    assert!(
+        err.contains("other.jsonl")
+            && err.contains("line 1")
+            && err.contains("was recorded with kitchen"),
+        "{err}"
+    );
+    let cut: String = saved.lines().take(5).collect::<Vec<_>>().join("\n");
+    std::fs::write(file("cut.jsonl"), cut).unwrap();
+    let (code, _, err) = run(&["replay", &file("cut.jsonl")]);
+    assert_eq!(code, 65, "{err}");
+    assert!(
+        err.contains("cut.jsonl") && err.contains("cut off"),
+        "{err}"
+    );
 }

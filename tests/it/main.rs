@@ -12,8 +12,10 @@
 mod architecture;
 mod broker;
 mod camera;
+mod centre;
 mod commands;
 mod evidence;
 mod models;
 mod pipeline;
+mod reload;
 mod support;

@@ -2,13 +2,16 @@
 //!
 //! Nothing here sleeps to wait: each wait is for a line of output, with a limit that only a failure
 //! reaches.
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use mingchu::uplink::{TopicKind, Topics};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -333,6 +336,7 @@ impl Listener {
             let Some(message) = parse(line) else {
                 return false;
             };
+            keeps_the_contract(&message);
             heard.push(message);
             heard.last().is_some_and(&wanted)
         });
@@ -384,12 +388,12 @@ fn parse(line: &str) -> Option<Heard> {
     let mut parts = line.strip_prefix("MSG ")?.splitn(4, ' ');
     let (retained, topic) = (parts.next()? == "1", parts.next()?.to_owned());
     let bytes = from_hex(parts.next().unwrap_or_default());
-    let payload = if bytes.is_empty() {
-        Value::Null
-    } else if topic.contains("/evidence/") {
+    let payload = if bytes.is_empty() || topic.contains("/evidence/") {
         Value::Null
     } else {
-        serde_json::from_slice(&bytes).unwrap()
+        // A test may publish what is no JSON; what the site sends must fit a schema.
+        let text = || Value::from(String::from_utf8_lossy(&bytes).into_owned());
+        serde_json::from_slice(&bytes).unwrap_or_else(|_| text())
     };
     let properties = parts.next().unwrap_or_default().to_owned();
     Some(Heard {
@@ -405,6 +409,50 @@ fn from_hex(text: &str) -> Vec<u8> {
     let digit = |b: u8| (b as char).to_digit(16).unwrap() as u8;
     let pairs = text.as_bytes().chunks_exact(2);
     pairs.map(|p| digit(p[0]) << 4 | digit(p[1])).collect()
+}
+
+/// Every message that the site sends fits the schema of its topic, and has no key beside it.
+fn keeps_the_contract(message: &Heard) {
+    static SCHEMAS: OnceLock<BTreeMap<String, jsonschema::Validator>> = OnceLock::new();
+    let schemas = SCHEMAS.get_or_init(|| {
+        let all = mingchu::app::schema::all().into_iter();
+        let strict = |(name, mut schema): (String, Value)| {
+            close(&mut schema);
+            (name, jsonschema::validator_for(&schema).unwrap())
+        };
+        all.map(strict).collect()
+    });
+    let Some((_, _, kind)) = Topics::parse(&message.topic) else {
+        panic!("{} is no topic of the contract", message.topic);
+    };
+    let from_centre = matches!(
+        kind,
+        TopicKind::Receipt | TopicKind::Command(_) | TopicKind::ConfigDesired
+    );
+    // Empty: what was retained is over.
+    if from_centre || message.payload.is_null() {
+        return;
+    }
+    let name = mingchu::app::schema::of_topic(&kind);
+    let name = name.unwrap_or_else(|| panic!("{} has no schema", message.topic));
+    let errors: Vec<String> = schemas[&name]
+        .iter_errors(&message.payload)
+        .map(|e| format!("{}: {e}", e.instance_path()))
+        .collect();
+    let (topic, payload) = (&message.topic, &message.payload);
+    assert!(errors.is_empty(), "{topic}: {errors:#?}\n{payload:#}");
+}
+
+/// Lets no object have keys that its schema does not name. Receivers must; a test of ours must not.
+fn close(schema: &mut Value) {
+    if let Some(object) = schema.as_object_mut() {
+        if object.contains_key("properties") && !object.contains_key("additionalProperties") {
+            object.insert("additionalProperties".to_owned(), Value::from(false));
+        }
+        object.values_mut().for_each(close);
+    } else if let Some(items) = schema.as_array_mut() {
+        items.iter_mut().for_each(close);
+    }
 }
 
 /// A site's folder with its config.

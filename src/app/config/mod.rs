@@ -8,6 +8,7 @@ mod codes;
 mod evidence;
 mod hours;
 mod keys;
+mod layers;
 mod parse;
 mod problem;
 mod resolve;
@@ -30,6 +31,7 @@ use crate::uplink::{SiteIdentity, UplinkConfig};
 pub use codes::{CODES, CodeDefaults, defaults_of, rule_of};
 pub use hours::Calendar;
 pub use keys::reference;
+pub use layers::{DESIRED, Desired, LayerPlace, parse_over};
 pub use parse::{
     BrokerAddress, Parsed, SourceUrl, broker_address, load, parse, read_file, source_url,
 };
@@ -42,7 +44,7 @@ pub use section::{Located, Place};
 pub struct SiteConfig {
     /// Where it was read from.
     pub file: PathBuf,
-    /// SHA-256 of its text.
+    /// SHA-256 of its text, 64 hex digits.
     pub revision: String,
     /// `[site]`.
     pub identity: SiteIdentity,
@@ -62,6 +64,8 @@ pub struct SiteConfig {
     pub cameras: Vec<CameraConfig>,
     /// `[[rule]]`; a [`crate::base::ids::RuleIx`] is an index into it.
     pub rules: Vec<RuleDraft>,
+    /// What the centre wants of it, if that is laid over the file.
+    pub desired: Option<LayerPlace>,
 }
 
 /// One camera.

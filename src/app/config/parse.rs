@@ -93,9 +93,19 @@ pub(super) fn read(reading: &Reading<'_>, path: &Path, text: &str) -> (Option<Si
             "correct the TOML here",
         );
     }
-    let root = root.into_inner();
+    read_root(reading, path, text, &root.into_inner(), unreadable)
+}
+
+/// The same of a text that is TOML already; `unreadable`: parts of it were not.
+pub(super) fn read_root(
+    reading: &Reading<'_>,
+    path: &Path,
+    text: &str,
+    root: &DeTable<'_>,
+    unreadable: bool,
+) -> (Option<SiteConfig>, Parsed) {
     let known = || SECTIONS.iter().map(|(name, _, _)| *name);
-    for (key, _) in &root {
+    for (key, _) in root {
         let word: &str = key.get_ref();
         if !known().any(|k| k == word) {
             let remedy = did_you_mean(word, known())
@@ -131,9 +141,9 @@ pub(super) fn read(reading: &Reading<'_>, path: &Path, text: &str) -> (Option<Si
     );
     let (detect, models, onnxruntime) = read_detect(table("detect"));
     let track = read_track(table("track"));
-    let cameras = read_cameras(reading, &tables(reading, &root, "camera", unreadable));
+    let cameras = read_cameras(reading, &tables(reading, root, "camera", unreadable));
     let mut labels = Vec::new();
-    let tables = tables(reading, &root, "rule", unreadable);
+    let tables = tables(reading, root, "rule", unreadable);
     let rules = read_rules(reading, &tables, cameras.as_ref(), &calendar, &mut labels);
     let rest = Parsed {
         config: None,
@@ -159,6 +169,7 @@ pub(super) fn read(reading: &Reading<'_>, path: &Path, text: &str) -> (Option<Si
                 .map(|(_, config)| config)
                 .collect::<Option<_>>()?,
             rules: rules?,
+            desired: None,
         })
     };
     (whole(), rest)

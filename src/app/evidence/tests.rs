@@ -91,7 +91,7 @@ fn site(labels: &[&str], redact: Redact, prepare: impl FnOnce(&Path)) -> Site {
         uscc: None,
     };
     let (desk, keeper) = EvidenceDesk::open(
-        &config,
+        EvidenceSettings::new(config),
         &identity,
         words(labels),
         outbox,
@@ -99,7 +99,7 @@ fn site(labels: &[&str], redact: Redact, prepare: impl FnOnce(&Path)) -> Site {
         &metrics,
         clock.clone(),
     );
-    let answers = desk.answers(store, clock);
+    let answers = desk.answers(store, CameraSlots::default(), clock);
     Site {
         desk,
         answers,

@@ -109,6 +109,7 @@ impl Site {
             version: "0.0.0-test".to_owned(),
             cameras: vec![camera_report()],
             problems: Vec::new(),
+            config: None,
         };
         let evidence = EvidenceOutbox::open(&store, dir.path(), false).unwrap();
         Self {
@@ -275,6 +276,7 @@ async fn tell(port: u16, topic: String, payload: &str) {
         will: None,
         inflight_limit: 8,
         max_incoming_bytes: 1024,
+        kept: None,
     };
     let (mut link, _) = Link::connect(options).await.unwrap();
     let message = Outbound {
@@ -1055,6 +1057,7 @@ async fn a_broker_that_wants_no_keep_alive_is_not_pinged_to_death() {
         will: None,
         inflight_limit: 8,
         max_incoming_bytes: 1024,
+        kept: None,
     };
     let broker = async {
         let (mut stream, _) = listener.accept().await.unwrap();
