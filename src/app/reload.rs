@@ -384,7 +384,6 @@ impl RunningSite {
             config: self.config.clone(),
             models: self.models.clone(),
             cards: self.cards.clone(),
-            metrics: self.metrics.clone(),
         };
         let place = config.desired;
         let prepared = on_thread("prepare", move || prepare(&current, config));

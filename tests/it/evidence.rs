@@ -194,7 +194,7 @@ fn a_finding_comes_with_pictures_without_faces_and_a_chain_that_verifies() {
         }
     }
     // The clip is there with a later revision, and stays at the site.
-    let later = listener.wait_for("a revision that knows the clip", |m| {
+    let later = listener.eventually("a revision that knows the clip", |m| {
         let evidence = m.payload["data"]["evidence"].as_array();
         m.payload["data"]["finding"] == id
             && evidence.is_some_and(|e| e.iter().any(|e| e["kind"] == "clip"))
