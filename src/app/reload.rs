@@ -409,7 +409,14 @@ impl RunningSite {
         } = prepared;
         let file = config.file.clone();
         let known = self.slots.len();
-        let facts = facts(&config, &self.slots, &models).map_err(|e| {
+        let facts = facts(&config, &self.slots, &models);
+        // Those that got a slot before the last was given have one on the board too.
+        for name in &self.slots.names()[known..] {
+            let labels = [("camera", name.as_str())];
+            let replaced = self.metrics.counter(Metric::FramesReplaced, &labels);
+            self.wiring.board.add_slot(replaced);
+        }
+        let facts = facts.map_err(|e| {
             let remedy = "restart the daemon: slots are counted from its start";
             ReloadError::Refused(Problems(vec![problem(
                 &file,
@@ -418,11 +425,6 @@ impl RunningSite {
                 remedy,
             )]))
         })?;
-        for name in &self.slots.names()[known..] {
-            let labels = [("camera", name.as_str())];
-            let replaced = self.metrics.counter(Metric::FramesReplaced, &labels);
-            self.wiring.board.add_slot(replaced);
-        }
         let ended: Vec<_> = difference
             .ended
             .iter()

@@ -190,7 +190,7 @@ impl fmt::Display for Shortfall {
                 write!(f, "nothing of its labels is seen ({others} of others)")
             }
             Self::Unconfirmed { seen } => {
-                write!(f, "seen in {seen} pictures so far: not enough to count")
+                write!(f, "not seen often enough to count ({seen} so far)")
             }
             Self::Lost => write!(f, "not seen in this picture"),
             Self::OutsideZone => write!(f, "outside the zone"),

@@ -110,3 +110,6 @@ pub fn urgency_of(code: &str) -> Urgency {
         None => Urgency::TimeLimited,
     }
 }
+
+#[cfg(test)]
+mod tests;

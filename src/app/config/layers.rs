@@ -166,39 +166,52 @@ fn text<'t>(table: &'t DeTable<'_>, key: &str) -> Option<(&'t str, usize)> {
     Some((value.get_ref().as_str()?, value.span().start))
 }
 
-/// Who gets a password: user name, file, host and port.
-fn login<'t>(camera: &'t DeTable<'_>) -> Option<(&'t str, &'t str, String, u16)> {
-    let url = Url::parse(text(camera, "url")?.0).ok()?;
-    let host = url.host_str()?.to_owned();
-    let (username, _) = text(camera, "username")?;
-    let (file, _) = text(camera, "password_file")?;
-    Some((username, file, host, url.port().unwrap_or(554)))
+/// Who gets a camera's password: user name, file, host and port, for each of its streams.
+fn logins<'t>(camera: &'t DeTable<'_>) -> Vec<(&'t str, &'t str, String, u16)> {
+    let (Some((username, _)), Some((file, _))) =
+        (text(camera, "username"), text(camera, "password_file"))
+    else {
+        return Vec::new();
+    };
+    let texts = camera.iter().filter_map(|(_, v)| v.get_ref().as_str());
+    let hosts = texts.filter_map(|text| {
+        let url = Url::parse(text).ok()?;
+        Some((url.host_str()?.to_owned(), url.port().unwrap_or(554)))
+    });
+    hosts
+        .map(|(host, port)| (username, file, host, port))
+        .collect()
+}
+
+fn camera_tables<'t, 'a>(value: &'t DeValue<'a>) -> Vec<&'t DeTable<'a>> {
+    let items = value.as_array().into_iter().flat_map(|a| a.iter());
+    items.filter_map(|v| v.get_ref().as_table()).collect()
 }
 
 fn check_cameras(reading: &Reading<'_>, own: &DeTable<'_>, cameras: &DeValue<'_>) {
-    let tables = |value: &'_ DeValue<'_>| -> usize { value.as_array().map_or(0, |a| a.len()) };
-    let known: Vec<_> = own
-        .iter()
-        .filter(|(k, _)| k.get_ref() == "camera")
-        .flat_map(|(_, v)| (0..tables(v.get_ref())).map(move |i| (v, i)))
-        .filter_map(|(v, i)| login(v.get_ref().as_array()?[i].get_ref().as_table()?))
-        .collect();
-    for i in 0..tables(cameras) {
-        let Some(camera) = cameras.as_array().and_then(|a| a[i].get_ref().as_table()) else {
-            continue;
-        };
-        if let Some((url, at)) = text(camera, "url")
-            && url.starts_with("file:")
-        {
-            reading.problem(
-                Some(at),
-                format!("camera[{i}].url"),
-                "names a file on the box, which is not for the centre to set",
-                "name a camera, or put the clip into the site's own file",
-            );
+    let own = own.iter().find(|(k, _)| k.get_ref() == "camera");
+    let own = own.map_or_else(Vec::new, |(_, v)| camera_tables(v.get_ref()));
+    let known: Vec<_> = own.into_iter().flat_map(logins).collect();
+    for (i, camera) in camera_tables(cameras).into_iter().enumerate() {
+        for (key, value) in camera {
+            let (key, at) = (key.get_ref(), value.span().start);
+            let path = format!("camera[{i}].{key}");
+            let is_file = value
+                .get_ref()
+                .as_str()
+                .is_some_and(|t| t.starts_with("file:"));
+            if is_file || (key.ends_with("_file") && key != "password_file") {
+                reading.problem(
+                    Some(at),
+                    path,
+                    "names a file on the box, which is not for the centre to set",
+                    "name a camera, or put it into the site's own file",
+                );
+            }
         }
+        let sent = logins(camera);
         if let Some((_, at)) = text(camera, "password_file")
-            && login(camera).is_none_or(|login| !known.contains(&login))
+            && (sent.is_empty() || sent.iter().any(|login| !known.contains(login)))
         {
             reading.problem(
                 Some(at),

@@ -62,7 +62,7 @@ fn the_tracker_is_not_sure() {
     };
     assert_eq!(
         one(rule(), 5000, tentative).0,
-        "seen in 1 pictures so far: not enough to count"
+        "not seen often enough to count (1 so far)"
     );
     let leaves = |ms: u64| {
         let track = face(7, BARE, 0.9);
