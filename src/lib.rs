@@ -5,7 +5,9 @@
 //!
 //! ```text
 //!  tokio                    | OS threads                                | OS thread "analytics"               | OS thread | tokio
-//!  capture/<camera> --q1--> decode/<camera> --q2--> detect/<n> --q3--> track -> rules -> evidence --q4--> store ==> uplink --> broker
+//!  capture/<camera> --q1--> decode/<camera> --q2--> detect/<n> --q3--> track -> rules -> stills --q4--> store ==> uplink --> broker
+//!     | GOP ring (compressed, of the main stream where there is one)                       | q5                       ^
+//!     +----------------------------------------------------------------> evidence <-------+   pictures, clips ------+
 //! ```
 //! Two planes, never one queue: pictures are lossy and the latest wins; findings are lossless from
 //! the moment a rule decides.
@@ -17,6 +19,10 @@
 //! | q3 analysed pictures | a bounded channel, made in `app::site` | 2 per worker | the worker waits, so q2 overflows instead | `detections_queued` |
 //! | q4 findings | [`uplink::StoreHandle::commit_finding`] | 1, blocking | rules wait until it is on the disk | `store_wait_microseconds_total` |
 //! | coverage not stored yet | `app::coverage` | 2000 changes | the oldest go | `coverage_lost_total` |
+//! | q5 bundles to complete | [`evidence::Jobs`] | 8 | original and clip of the finding are left out; its pictures are signed all the same | `evidence_jobs_dropped_total` |
+//! | GOP rings, per stream | [`capture::GopRing`] | `evidence.ring_mb`, and pre-roll, dwell and post-roll of time | the oldest group of pictures goes | `gop_ring_groups_over_bytes_total`, `evidence_pre_roll_short_total` |
+//! | evidence on the disk | `evidence::Keeper` | `evidence.max_mb`, `max_days` | clips, then pictures go by signed record, lowest class and oldest first | `evidence_removed_total` |
+//! | pictures and clips to send | [`uplink::EvidenceOutbox`], on a shelf of the store | what findings name | wait behind all records for `uplink.evidence_kbps` | `uplink_evidence_waiting` |
 //! | outbox | [`uplink::Store`], SQLite | the disk | grows until acknowledged | `outbox_records`, `outbox_bytes`, `outbox_oldest_seconds` |
 //! | commands | `uplink::Inbox` | 8 not acknowledged, 120 at once and 2 a second | the broker keeps them; those that come faster are dropped | `commands_dropped_total{reason}` |
 //! | in flight | `uplink::delivery` | `uplink.window` | the outbox waits | `uplink_published_total`, `uplink_acked_total` |
@@ -26,14 +32,16 @@
 //! * one tokio task per camera (capture), one for the uplink, one that takes commands in and one that
 //!   does them, one per camera that follows its health;
 //! * one OS thread per camera that decodes, N that run the models (cores less one), one for track,
-//!   rules and evidence, one that owns the database;
+//!   rules and pictures of findings, one that seals, clips and signs evidence, one that owns the
+//!   database;
 //! * each beats ([`base::heartbeat`]); systemd's watchdog is fed only while all of them do.
 //!
 //! Once a second the analytics thread also looks at the cameras' states: findings about cameras
 //! (`device.camera.*`) and the coverage ledger come of it.
 //!
-//! Track, rules and evidence share one plain thread, not a tokio task: they block on the disk by
-//! design, since a finding must be durable before the next is decided.
+//! Track, rules and a finding's pictures share one plain thread, not a tokio task: they block on the
+//! disk by design, since a finding must be durable before the next is decided. What a finding does not
+//! wait for (clip, signature, budget) is the evidence thread's.
 //!
 //! # While it runs
 //!
@@ -45,7 +53,7 @@
 //!
 //! 1. [`base`] imports nothing of ours.
 //! 2. A stage imports `base` and the data types of the stage just upstream; [`evidence`] takes
-//!    frames, [`uplink`] takes `base` only and has payload types of its own.
+//!    frames and cuts of the rings, [`uplink`] takes `base` only and has payload types of its own.
 //! 3. Nobody imports downstream, and nobody imports [`app`], which composes them all.
 //! 4. [`track`] and [`rules`] are pure: no tokio, no clock, no I/O.
 //! 5. Each foreign engine is named in one file: retina in `capture/rtsp.rs`, ffmpeg-next (and all

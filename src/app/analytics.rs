@@ -4,7 +4,6 @@
 //! One OS thread for the site: track and rules cost microseconds a picture, and what takes time here
 //! (a JPEG, a commit) must block it, because a finding that is decided must be on the disk before the
 //! next one is. While it waits the workers wait too, and the frame board overflows and counts.
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -14,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::evidence::{EvidenceDesk, Words, Written};
 use super::health::Problems;
 use super::models::starts;
 use super::mutes::Mutes;
@@ -24,16 +24,15 @@ use crate::base::heartbeat::Heartbeat;
 use crate::base::ids::{CameraId, CameraIx, RuleIx};
 use crate::base::metrics::{Counter, Metric, Metrics};
 use crate::base::time::{SharedClock, UtcMicros};
-use crate::decode::Frame;
 use crate::detect::{Analysed, Models};
-use crate::evidence::StillStore;
+use crate::evidence::EvidenceConfig;
 use crate::rules::{
     CODE_PREFIX, FindingChange, OpenFinding, Phase, RuleConfig, RuleEngine, RuleState, Zone,
 };
 use crate::track::{TrackConfig, Tracker};
 use crate::uplink::{
-    CameraRef, ClockRef, EvidenceRef, FindingData, FindingPhase, LedgerEntry, ModelRef, ObjectRef,
-    RuleRef, SiteIdentity, SiteRef, StoreError, StoreHandle, ZoneRef,
+    CameraRef, Change, ClockRef, FindingData, FindingPhase, LedgerEntry, ModelRef, ObjectRef,
+    RecordBody, RuleRef, SiteIdentity, SiteRef, StoreError, StoreHandle, ZoneRef,
 };
 
 const TICK: Duration = Duration::from_secs(1);
@@ -88,8 +87,8 @@ impl Facts {
         })
     }
 
-    /// The payload of a change.
-    pub fn data(&self, change: &FindingChange, evidence: &[EvidenceRef]) -> FindingData {
+    /// The payload of a change, without its evidence.
+    pub fn data(&self, change: &FindingChange) -> FindingData {
         let rule = &self.rules[usize::from(change.rule.0)];
         let (camera, gb28181) = &self.cameras[change.camera.index()];
         let classes = self.models.classes();
@@ -140,12 +139,13 @@ impl Facts {
             samples: change.samples,
             scores: change.scores.clone(),
             objects: objects.collect(),
-            evidence: evidence.to_vec(),
+            evidence: Vec::new(),
             clock: clock_state(),
             models,
             zone: rule.zone.as_ref().map(zone_ref),
             realert: change.realert,
             reason: change.reason.map(|r| r.word().to_owned()),
+            missing: Vec::new(),
             muted: None,
             detail: None,
         }
@@ -202,8 +202,10 @@ pub struct Retuning {
     /// The models are others: what is still queued is taken as the old ones' first, and all tracks
     /// begin anew. No worker may be running.
     pub other_models: bool,
-    /// Where deciding frames are kept from here on, if elsewhere or within other limits.
-    pub stills: Option<StillStore>,
+    /// What becomes of deciding frames from here on.
+    pub evidence: EvidenceConfig,
+    /// What bundles say of models and config.
+    pub words: Words,
     /// What is said of the cameras themselves from here on.
     pub terms: Terms,
 }
@@ -234,8 +236,8 @@ pub struct Analytics {
     pub oversight: Oversight,
     /// What findings must say.
     pub facts: Arc<Facts>,
-    /// Where deciding frames are kept.
-    pub stills: StillStore,
+    /// What becomes of deciding frames.
+    pub desk: EvidenceDesk,
     /// Where findings become durable.
     pub store: StoreHandle,
     /// Findings that the centre does not want to be bothered with.
@@ -251,9 +253,6 @@ pub struct Analytics {
     /// The site is stopping: do not wait for a broken disk for ever.
     pub stopping: CancellationToken,
 }
-
-/// Evidence of findings that may still change, so that each revision names it.
-type Evidence = HashMap<Uuid, Vec<EvidenceRef>>;
 
 impl Analytics {
     /// Takes up the findings that were open when the daemon last stopped, and those that have closed so
@@ -286,10 +285,15 @@ impl Analytics {
         for (open, data) in known {
             if orphans.contains(&open) {
                 unknown.push(data);
+            } else {
+                self.desk.remember(&data);
             }
         }
         // The newest first: only one of an incident can reopen.
         let closed = self.lately_closed()?;
+        for record in &closed {
+            self.desk.remember(&record.data);
+        }
         let closed = closed.iter().rev();
         let none_left = self
             .engine
@@ -328,17 +332,16 @@ impl Analytics {
     /// Runs until all workers are gone. Call on a thread of its own.
     pub fn run(mut self) {
         let queued = self.metrics.counter(Metric::DetectionsQueued, &[]);
-        let mut evidence = self.known_evidence();
         let mut taken = 0;
         loop {
             self.heartbeat.beat();
             while let Ok(order) = self.orders.try_recv() {
-                taken += self.obey(order, &mut evidence);
+                taken += self.obey(order);
             }
             match self.analysed.recv_timeout(TICK) {
                 Ok(analysed) => {
                     taken += 1;
-                    self.take(&analysed, &mut evidence);
+                    self.take(&analysed);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
@@ -347,7 +350,7 @@ impl Analytics {
                 }
             }
             for data in self.oversight.look(&self.store, &self.facts) {
-                self.commit(&data);
+                self.commit(&data, Vec::new());
             }
             queued.set(
                 self.metrics
@@ -358,10 +361,10 @@ impl Analytics {
     }
 
     /// How many pictures were taken meanwhile.
-    fn obey(&mut self, order: Order, evidence: &mut Evidence) -> u64 {
+    fn obey(&mut self, order: Order) -> u64 {
         match order {
             Order::Retune(to, done) => {
-                let taken = self.retune(*to, evidence);
+                let taken = self.retune(*to);
                 // Whoever asked may be gone: the site is stopping.
                 let _gone = done.send(()).is_err();
                 taken
@@ -381,15 +384,16 @@ impl Analytics {
         }
     }
 
-    fn retune(&mut self, to: Retuning, evidence: &mut Evidence) -> u64 {
+    fn retune(&mut self, to: Retuning) -> u64 {
         let mut taken = 0;
         while to.other_models
             && let Ok(analysed) = self.analysed.try_recv()
         {
             taken += 1;
-            self.take(&analysed, evidence);
+            self.take(&analysed);
         }
         let Retuning { facts, track, .. } = to;
+        self.desk.change(&to.evidence, to.words);
         let (models, rules) = (&facts.models, &facts.rules);
         for slot in 0..facts.cameras.len() {
             let camera = CameraIx(slot as u16);
@@ -406,21 +410,18 @@ impl Analytics {
                 }
             }
         }
-        if let Some(stills) = to.stills {
-            self.stills = stills;
-        }
         let orphans = self.engine.reload(rules.clone(), to.other_models);
         let mut gone: Vec<Uuid> = orphans.iter().map(|o| o.finding).collect();
         gone.extend(self.oversight.retune(to.terms, &self.metrics));
         self.facts = facts;
         if !gone.is_empty() {
-            self.close(&gone, evidence);
+            self.close(&gone);
         }
         taken
     }
 
     /// Closes findings that no rule of the new config continues.
-    fn close(&self, gone: &[Uuid], evidence: &mut Evidence) {
+    fn close(&self, gone: &[Uuid]) {
         let records = match self.store.open_findings() {
             Ok(records) => records,
             Err(e) => {
@@ -431,68 +432,43 @@ impl Analytics {
         };
         for record in records {
             if gone.contains(&record.data.finding) {
-                evidence.remove(&record.data.finding);
-                self.commit(&self.orphaned(record.data));
+                self.commit(&self.orphaned(record.data), Vec::new());
             }
         }
     }
 
-    fn known_evidence(&self) -> Evidence {
-        let open = self.store.open_findings().unwrap_or_default();
-        let closed = self.lately_closed().unwrap_or_default();
-        open.into_iter()
-            .chain(closed)
-            .map(|r| (r.data.finding, r.data.evidence))
-            .collect()
-    }
-
-    fn take(&mut self, analysed: &Analysed, evidence: &mut Evidence) {
+    fn take(&mut self, analysed: &Analysed) {
         self.oversight.analysed(analysed.detections.camera);
+        self.desk.answer_snapshots(analysed);
         let tracker = &mut self.trackers[analysed.detections.camera.index()];
         let set = tracker.update(&analysed.detections);
         let changes = self.engine.on_tracks(&set);
         let any_new = changes.iter().any(|c| c.phase == Phase::Opened);
         for change in changes {
-            if matches!(change.phase, Phase::Opened | Phase::Reopened)
-                && let Some(still) = self.keep_still(&analysed.frame, &change)
-            {
-                evidence.entry(change.finding).or_default().push(still);
-            }
-            let mut data = self.facts.data(
-                &change,
-                evidence.get(&change.finding).map_or(&[], Vec::as_slice),
-            );
+            let mut data = self.facts.data(&change);
             data.muted = self.mutes.word(&data, self.clock.utc());
-            self.commit(&data);
+            self.desk.attach(&mut data);
+            let written = matches!(change.phase, Phase::Opened | Phase::Reopened)
+                .then(|| self.desk.take(analysed, &change, &mut data))
+                .flatten();
+            let beside = written.as_ref().map(Written::changes);
+            self.commit(&data, beside.unwrap_or_default());
+            if let Some(written) = written {
+                self.desk.complete(written);
+            }
         }
         if any_new {
-            evidence.retain(|finding, _| self.engine.remembers(*finding));
+            let engine = &self.engine;
+            self.desk.forget_unless(|finding| engine.remembers(finding));
         }
     }
 
-    fn keep_still(&mut self, frame: &Frame, change: &FindingChange) -> Option<EvidenceRef> {
-        let name = format!("{}-{}", change.finding, change.revision);
-        match self.stills.keep(frame, &name) {
-            Ok(still) => Some(EvidenceRef {
-                kind: "frame".to_owned(),
-                media: "image/jpeg".to_owned(),
-                sha256: still.sha256,
-                bytes: still.bytes,
-                redacted: false,
-            }),
-            Err(e) => {
-                let reason = [("reason", e.reason())];
-                self.metrics
-                    .counter(Metric::EvidenceFailures, &reason)
-                    .add(1);
-                tracing::error!(finding = %change.finding, err = %e, "the finding goes on without its picture");
-                None
-            }
-        }
-    }
-
-    /// Makes `data` durable, however long the disk takes: later findings wait behind it.
-    fn commit(&self, data: &FindingData) {
+    /// Makes `data`, and what belongs to it, durable, however long the disk takes: later findings wait
+    /// behind it.
+    fn commit(&self, data: &FindingData, beside: Vec<Change>) {
+        let finding_record = RecordBody::Finding(Box::new(data.clone()));
+        let mut changes = vec![Change::Record(finding_record)];
+        changes.extend(beside);
         let phase = data.phase.as_str();
         let (finding, revision) = (data.finding, data.revision);
         let camera = data.camera.id.clone();
@@ -500,8 +476,9 @@ impl Analytics {
         let mut backoff = Backoff::new(COMMIT_AGAIN.0, COMMIT_AGAIN.1);
         let mut stop_seen = None;
         loop {
-            match self.store.commit_finding(data.clone()) {
-                Ok(seq) => {
+            match self.store.commit(changes.clone()) {
+                Ok(seqs) => {
+                    let seq = seqs.first().copied().unwrap_or_default();
                     let waited = self.clock.mono().since(begun);
                     self.waited().add(waited.as_micros() as u64);
                     self.metrics

@@ -10,17 +10,18 @@ use tokio_util::sync::CancellationToken;
 use super::blocking::on_thread;
 use super::config::CameraConfig;
 use super::exit::Failure;
-use super::health::follow;
+use super::health::{Problems, follow, follow_main};
 use super::site::{Fault, THREAD_BEAT, spawn, spawn_task};
 use crate::base::heartbeat::Heartbeats;
-use crate::base::ids::CameraIx;
+use crate::base::ids::{CameraId, CameraIx};
 use crate::base::metrics::Metrics;
 use crate::base::time::SharedClock;
 use crate::capture::{
-    CameraTask, CaptureConfig, CaptureHealth, FileOpener, QueueDrops, RtspHosts, RtspOpener,
-    SourceConfig, SourceOpener, unit_queue,
+    CameraTask, CaptureConfig, CaptureHealth, FileOpener, GopRing, QueueDrops, RingLimits,
+    RtspHosts, RtspOpener, SourceConfig, SourceOpener, unit_queue,
 };
 use crate::decode::{Clips, DecodeHealth, DecodeThread, Frame, FrameBoard};
+use crate::evidence::{CameraRings, EvidenceSettings, SiteRings};
 use crate::uplink::SiteState;
 
 /// Margin on the beats that capture promises, for a loaded machine.
@@ -43,6 +44,12 @@ pub struct Wiring {
     pub clock: SharedClock,
     /// Where its thread and task beat.
     pub heartbeats: Heartbeats,
+    /// Where its newest seconds are found for clips.
+    pub rings: SiteRings,
+    /// How many seconds that are.
+    pub evidence: EvidenceSettings,
+    /// Where it is said that its main stream is away.
+    pub problems: Problems,
 }
 
 /// A camera that is being watched.
@@ -50,6 +57,8 @@ pub struct Wiring {
 pub struct CameraUnit {
     stop: CancellationToken,
     capture: tokio::task::JoinHandle<()>,
+    /// Capture and follower of its main stream, if it has one.
+    main: Vec<tokio::task::JoinHandle<()>>,
     decoder: JoinHandle<()>,
     follower: tokio::task::JoinHandle<()>,
 }
@@ -79,6 +88,56 @@ fn opener(config: &CaptureConfig, hosts: &RtspHosts, clock: &SharedClock) -> Arc
     }
 }
 
+/// A camera's main stream in logs and metrics.
+fn main_name(camera: &CameraId) -> String {
+    format!("{camera}.main")
+}
+
+/// The rings of a camera's streams.
+fn camera_rings(wiring: &Wiring, camera: &CameraConfig) -> CameraRings {
+    let evidence = wiring.evidence.now();
+    let limits = RingLimits {
+        bytes: evidence.ring_bytes,
+        span: evidence.ring_span(),
+    };
+    let ring = |stream: &str| GopRing::new(limits, &wiring.metrics, stream);
+    CameraRings {
+        sub: ring(camera.id.as_str()),
+        main: camera.main.as_ref().map(|_| ring(&main_name(&camera.id))),
+    }
+}
+
+/// Receives a main stream into its ring, and says so while it is away.
+fn start_main(
+    wiring: &Wiring,
+    camera: CameraIx,
+    id: &CameraId,
+    config: &CaptureConfig,
+    ring: GopRing,
+    stop: &CancellationToken,
+) -> Vec<tokio::task::JoinHandle<()>> {
+    let (health, seen) = watch::channel(CaptureHealth::starting(wiring.clock.utc()));
+    let name = format!("capture/{}", main_name(id));
+    let beat = CameraTask::BEAT * BEAT_MARGIN;
+    let capture = CameraTask {
+        camera,
+        // Too long for a name only if the camera's is.
+        id: CameraId::new(&main_name(id)).unwrap_or_else(|_| id.clone()),
+        opener: opener(config, &wiring.hosts, &wiring.clock),
+        units: None,
+        ring,
+        health,
+        metrics: wiring.metrics.clone(),
+        clock: wiring.clock.clone(),
+        heartbeat: wiring.heartbeats.register(name.clone(), beat),
+        stop: stop.clone(),
+    };
+    vec![
+        spawn_task(&name, &wiring.faults, capture.run()),
+        tokio::spawn(follow_main(id.clone(), seen, wiring.problems.clone())),
+    ]
+}
+
 impl CameraUnit {
     /// Begins to watch. The board has the camera's slot already, and the state its report.
     ///
@@ -93,9 +152,17 @@ impl CameraUnit {
             metrics,
             clock,
             heartbeats,
+            rings,
+            ..
         } = wiring;
         let id = camera.id.clone();
         let stop = CancellationToken::new();
+        let of_camera = camera_rings(wiring, camera);
+        rings.insert(ix, of_camera.clone());
+        let main = match (&camera.main, of_camera.main) {
+            (Some(config), Some(ring)) => start_main(wiring, ix, &id, config, ring, &stop),
+            _ => Vec::new(),
+        };
         let (units, received) = unit_queue(QueueDrops::new(metrics, id.as_str()));
         let (capture_health, capture_seen) = watch::channel(CaptureHealth::starting(clock.utc()));
         let (decode_health, decode_seen) = watch::channel(DecodeHealth::default());
@@ -118,7 +185,8 @@ impl CameraUnit {
             camera: ix,
             id: id.clone(),
             opener: opener(&camera.capture, hosts, clock),
-            units,
+            units: Some(units),
+            ring: of_camera.sub,
             health: capture_health,
             metrics: metrics.clone(),
             clock: clock.clone(),
@@ -138,6 +206,7 @@ impl CameraUnit {
         Ok(Self {
             stop,
             capture,
+            main,
             decoder,
             follower: tokio::spawn(follower),
         })
@@ -153,6 +222,9 @@ impl CameraUnit {
     pub async fn ended(self) {
         // A panic was told as a fault already; here and below.
         drop(self.capture.await);
+        for task in self.main {
+            drop(task.await);
+        }
         let decoder = self.decoder;
         drop(on_thread("join", move || drop(decoder.join())).await);
         drop(self.follower.await);

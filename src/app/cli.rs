@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
 use super::logging::{self, LogFormat};
 use super::terminal::Terminal;
-use super::{check, demo, detect, probe, replay, run, schema, tail};
+use super::{check, demo, detect, probe, replay, run, schema, tail, verify};
 use crate::base::secret::Secret;
 use crate::base::time::UtcMicros;
 use crate::capture::Transport;
@@ -32,7 +32,7 @@ First steps:
   mingchu run --config /etc/mingchu/site.toml the daemon
   mingchu tail --broker mqtt://centre.example what arrives at the centre
 
-Exit codes: 0 done, 64 command line, 65 not a video, 69 not reachable, 70 a fault of ours,
+Exit codes: 0 done, 64 command line, 65 not a video, or evidence that is broken, 69 not reachable, 70 a fault of ours,
 73 cannot write, 77 login refused, 78 config, model or runtime library.";
 
 #[derive(Debug, Subcommand)]
@@ -49,6 +49,8 @@ enum Command {
     Detect(DetectArgs),
     /// What the daemon would find in recorded clips, the same each time, beside what is to be found.
     Replay(ReplayArgs),
+    /// Whether evidence is what the site signed: a bundle, or a whole chain. Needs nothing but the files.
+    Verify(VerifyArgs),
     /// A camera, a broker and the daemon in one, with no config: the main job, live.
     Demo(DemoArgs),
     /// The wire contract: JSON Schemas of all that is sent and read over MQTT.
@@ -75,6 +77,19 @@ struct CheckArgs {
     #[arg(value_name = "FILE")]
     config: PathBuf,
     /// The problems as JSON, one object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct VerifyArgs {
+    /// One bundle's folder, an evidence folder, or a state directory.
+    #[arg(value_name = "BUNDLE|DIR")]
+    path: PathBuf,
+    /// The site's public key (site.pub), as you have it from the site and not from this folder.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// What was found as one JSON object.
     #[arg(long)]
     json: bool,
 }
@@ -355,6 +370,14 @@ pub fn main() -> Outcome {
         Command::Check(args) => return check::run(&args.config, args.json, terminal),
         Command::Detect(args) => return detect::run(&args.options(), terminal),
         Command::Replay(args) => return replay::run(&args.options(), terminal),
+        Command::Verify(args) => {
+            let options = verify::VerifyOptions {
+                path: args.path.clone(),
+                key: args.key.clone(),
+                json: args.json,
+            };
+            return verify::run(&options, terminal);
+        }
         Command::Schema(args) => return schema::run(args.name.as_deref(), terminal),
         _ => {}
     }
@@ -366,7 +389,11 @@ pub fn main() -> Outcome {
         .or_exit(ExitCode::Internal)?;
     runtime.block_on(async {
         match cli.command {
-            Command::Check(_) | Command::Detect(_) | Command::Replay(_) | Command::Schema(_) => {
+            Command::Check(_)
+            | Command::Detect(_)
+            | Command::Replay(_)
+            | Command::Schema(_)
+            | Command::Verify(_) => {
                 unreachable!("answered above")
             }
             Command::Run(args) => run::run(&args.config).await,

@@ -174,6 +174,7 @@ impl DeviceFindings {
             zone: None,
             realert: false,
             reason: change.reason.map(|r| r.word().to_owned()),
+            missing: Vec::new(),
             muted: None,
             detail: Some(change.detail.clone()).filter(|d| !d.is_empty()),
         }

@@ -1,5 +1,6 @@
 //! What the site says of itself: capture's and decode's word on each camera merged into one state,
 //! and the problems a person should look at.
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::uplink::{CameraReport, CameraState, SiteState};
 /// The site's problems by name, published through [`SiteState::problems`]. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Problems {
-    named: std::sync::Arc<std::sync::Mutex<BTreeMap<&'static str, String>>>,
+    named: std::sync::Arc<std::sync::Mutex<BTreeMap<Cow<'static, str>, String>>>,
     state: watch::Sender<SiteState>,
 }
 
@@ -28,16 +29,17 @@ impl Problems {
     }
 
     /// There is (still) this problem.
-    pub fn set(&self, name: &'static str, message: &str) {
+    pub fn set(&self, name: impl Into<Cow<'static, str>>, message: &str) {
+        let name = name.into();
         self.change(|named| named.insert(name, message.to_owned()).as_deref() != Some(message));
     }
 
     /// It is over.
-    pub fn clear(&self, name: &'static str) {
+    pub fn clear(&self, name: &str) {
         self.change(|named| named.remove(name).is_some());
     }
 
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<&'static str, String>) -> bool) {
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<Cow<'static, str>, String>) -> bool) {
         let mut named = self
             .named
             .lock()
@@ -170,6 +172,36 @@ fn update(
         report.fps = Some(fps.round());
     }
     *report != before
+}
+
+/// Says so among the problems while a camera's main stream is away, until its sender is gone.
+pub async fn follow_main(
+    camera: crate::base::ids::CameraId,
+    mut capture: watch::Receiver<CaptureHealth>,
+    problems: Problems,
+) {
+    let name = format!("main stream of {camera}");
+    loop {
+        let health = capture.borrow_and_update().clone();
+        let word = match health.state {
+            CaptureState::Unauthorised => Some("refuses the login"),
+            CaptureState::Offline => Some("is away"),
+            CaptureState::NoVideo => Some("has no video"),
+            CaptureState::Connecting | CaptureState::Online | CaptureState::Ended => None,
+        };
+        match word {
+            None => problems.clear(&name),
+            Some(word) => {
+                let detail = health.detail;
+                let message =
+                    format!("{name} {word} ({detail}); clips come from the sub stream meanwhile");
+                problems.set(name.clone(), &message);
+            }
+        }
+        if capture.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Keeps one camera's report in `state` up to date until both senders are gone.

@@ -32,19 +32,17 @@ use super::camera_unit::CameraUnit;
 use super::config::{self, CameraConfig, Desired, Problem, Problems, RuleDraft, SiteConfig};
 use super::desired::{self, Rejected};
 use super::desk::{Taken, Wanted};
+use super::evidence::Words;
 use super::exit::Failure;
 use super::health::first_report;
 use super::notice::notice;
 use super::oversight::Terms;
-use super::site::{
-    RunningSite, UplinkUnit, Workers, detectors, facts, load_models, open_stills, worker_count,
-};
+use super::site::{RunningSite, UplinkUnit, Workers, detectors, facts, load_models, worker_count};
 use crate::base::digest::sha256_hex;
 use crate::base::ids::CameraId;
 use crate::base::metrics::Metric;
 use crate::base::time::UtcMicros;
 use crate::detect::{Detector, Models};
-use crate::evidence::StillStore;
 use crate::rules::{DeviceConfig, RuleConfig};
 use crate::uplink::{
     ConfigProblem, ConfigRejection, ConfigReport, ConfigSource, DesiredConfig, MOST_PROBLEMS,
@@ -219,7 +217,6 @@ struct Prepared {
     models: Models,
     cards: String,
     detectors: Vec<Detector>,
-    stills: Option<StillStore>,
 }
 
 /// What the site runs by now, for the thread that prepares another.
@@ -227,7 +224,6 @@ struct Current {
     config: SiteConfig,
     models: Models,
     cards: String,
-    metrics: crate::base::metrics::Metrics,
 }
 
 /// Step 1 of the module docs. Blocking, for seconds if models are loaded.
@@ -264,19 +260,12 @@ fn prepare(current: &Current, config: SiteConfig) -> Result<Prepared, Problems> 
     } else {
         Vec::new()
     };
-    let stills = if difference.evidence {
-        let opened = open_stills(config.evidence.clone(), &current.metrics);
-        Some(opened.map_err(|e| one("evidence", format!("{e:#}")))?)
-    } else {
-        None
-    };
     Ok(Prepared {
         config,
         difference,
         models,
         cards,
         detectors,
-        stills,
     })
 }
 
@@ -407,7 +396,6 @@ impl RunningSite {
             config: self.config.clone(),
             models: self.models.clone(),
             cards: self.cards.clone(),
-            metrics: self.metrics.clone(),
         };
         let place = config.desired;
         let prepared = on_thread("prepare", move || prepare(&current, config));
@@ -430,7 +418,6 @@ impl RunningSite {
             models,
             cards,
             detectors,
-            stills,
         } = prepared;
         let file = config.file.clone();
         let known = self.slots.len();
@@ -470,7 +457,8 @@ impl RunningSite {
             facts: facts.clone(),
             track: config.track.clone(),
             other_models: difference.models,
-            stills,
+            evidence: config.evidence.clone(),
+            words: Words::new(&models, config.revision.clone()),
             terms: Terms::of(&config, &self.slots).map_err(internal)?,
         };
         self.retune(retuning).await;
@@ -496,7 +484,14 @@ impl RunningSite {
         if difference.uplink {
             self.uplink.end().await;
             let uplink = config.uplink.clone();
-            self.uplink = UplinkUnit::start(uplink, &config, &self.wiring, &self.store, &self.mail);
+            self.uplink = UplinkUnit::start(
+                uplink,
+                &config,
+                &self.wiring,
+                &self.store,
+                &self.outbox,
+                &self.mail,
+            );
         }
         (self.config, self.models, self.cards) = (config, models, cards);
         Ok(difference.restarted())

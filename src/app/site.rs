@@ -1,7 +1,7 @@
 //! Builds, runs and stops the pipeline of a site.
 //!
 //! Stopping tells only the sources; each stage ends when its input closes, in the order
-//! capture → decode → detect → analytics (track, rules, evidence, store) → uplink → store. What can be
+//! capture → decode → detect → analytics (track, rules, store) → evidence → uplink → store. What can be
 //! begun and ended by itself while the rest goes on is a unit: a camera ([`CameraUnit`]), the workers,
 //! the uplink. `reload` begins and ends them when the config changes.
 use std::collections::BTreeMap;
@@ -23,6 +23,7 @@ use super::commands::{self, Commander};
 use super::config::{Desired, Problems as ConfigProblems, SiteConfig, check_labels, resolve_rules};
 use super::desired::in_force;
 use super::desk::{Desk, Wanted};
+use super::evidence::{ClipWriter, EvidenceDesk, Words, teller};
 use super::exit::{ExitCode, Failure, OrExit as _};
 use super::health::{Problems, first_report};
 use super::models::starts;
@@ -36,12 +37,12 @@ use crate::base::time::SharedClock;
 use crate::capture::RtspHosts;
 use crate::decode::FrameBoard;
 use crate::detect::{Analysed, DetectWorker, Detector, Models, ModelsError, OnnxError, Runtime};
-use crate::evidence::{EvidenceConfig, EvidenceError, StillStore};
+use crate::evidence::{Around, BEAT as EVIDENCE_BEAT, EvidenceSettings, Redact, SiteRings};
 use crate::rules::RuleEngine;
 use crate::track::Tracker;
 use crate::uplink::{
-    Answer, CoverageReport, Inbox, InboxEvent, Journal, Shelf, SiteState, Store, StoreError,
-    StoreHandle, Uplink, UplinkConfig, UplinkHealth,
+    Answer, CoverageReport, EvidenceOutbox, Inbox, InboxEvent, Journal, Shelf, SiteState, Store,
+    StoreError, StoreHandle, Uplink, UplinkConfig, UplinkHealth,
 };
 
 /// The store's file in the state directory.
@@ -64,7 +65,6 @@ pub struct Site {
     metrics: Metrics,
     heartbeats: Heartbeats,
     models: Models,
-    stills: StillStore,
     store: StoreHandle,
     store_thread: JoinHandle<()>,
 }
@@ -99,6 +99,8 @@ pub struct RunningSite {
     pub(super) cameras: BTreeMap<CameraId, CameraUnit>,
     pub(super) workers: Workers,
     pub(super) uplink: UplinkUnit,
+    /// Pictures and clips that are to leave.
+    pub(super) outbox: EvidenceOutbox,
     /// q3, for workers yet to come.
     pub(super) analysed: SyncSender<Analysed>,
     pub(super) orders: SyncSender<Order>,
@@ -112,6 +114,8 @@ pub struct RunningSite {
     faults: mpsc::Receiver<Fault>,
     stopping: CancellationToken,
     analytics: JoinHandle<()>,
+    /// None if evidence cannot be kept.
+    keeper: Option<JoinHandle<()>>,
     store_thread: JoinHandle<()>,
 }
 
@@ -259,6 +263,7 @@ impl UplinkUnit {
         site: &SiteConfig,
         wiring: &Wiring,
         store: &StoreHandle,
+        outbox: &EvidenceOutbox,
         mail: &Mail,
     ) -> Self {
         let stop = CancellationToken::new();
@@ -279,6 +284,7 @@ impl UplinkUnit {
             health,
             metrics: wiring.metrics.clone(),
             clock: wiring.clock.clone(),
+            evidence: Some(outbox.clone()),
             heartbeats: wiring.heartbeats.clone(),
             stop: stop.clone(),
         };
@@ -295,23 +301,6 @@ impl UplinkUnit {
         drop((&mut self.inbox).await);
         drop((&mut self.records).await);
     }
-}
-
-/// Opens the folder of stills.
-pub(super) fn open_stills(
-    config: EvidenceConfig,
-    metrics: &Metrics,
-) -> Result<StillStore, anyhow::Error> {
-    StillStore::open(config, metrics).map_err(|e| {
-        let EvidenceError::Folder { path, .. } = &e else {
-            return anyhow::Error::new(e);
-        };
-        let remedy = format!(
-            "cannot write {}: give the directory to the user mingchu runs as, or name another one as site.state_dir",
-            path.display()
-        );
-        anyhow::Error::new(e).context(remedy)
-    })
 }
 
 /// What findings must say by `config`, with cameras and rules by slot.
@@ -370,17 +359,12 @@ impl Site {
         let path = config.state_dir.join(STORE_FILE);
         let (store, store_thread) =
             Store::open(&path, clock.clone(), &metrics, &heartbeats).map_err(store_failure)?;
-        let stills = open_stills(config.evidence.clone(), &metrics).map_err(|e| {
-            store.close();
-            Failure::new(ExitCode::CannotCreate, e)
-        })?;
         Ok(Self {
             config,
             clock,
             metrics,
             heartbeats,
             models,
-            stills,
             store,
             store_thread,
         })
@@ -397,7 +381,6 @@ impl Site {
             metrics,
             heartbeats,
             models,
-            stills,
             store,
             store_thread,
         } = self;
@@ -412,6 +395,8 @@ impl Site {
         let stopping = CancellationToken::new();
         let replaced =
             |id: &CameraId| metrics.counter(Metric::FramesReplaced, &[("camera", id.as_str())]);
+        let problems = Problems::new(state.clone());
+        let settings = EvidenceSettings::new(config.evidence.clone());
         let wiring = Wiring {
             board: Arc::new(FrameBoard::new(
                 slots.names().iter().map(replaced).collect(),
@@ -422,8 +407,47 @@ impl Site {
             metrics: metrics.clone(),
             clock: clock.clone(),
             heartbeats: heartbeats.clone(),
+            rings: SiteRings::default(),
+            evidence: settings.clone(),
+            problems: problems.clone(),
         };
-        let problems = Problems::new(wiring.state.clone());
+        let outbox = EvidenceOutbox::open(
+            &store,
+            &config.evidence.dir,
+            config.evidence.redact == Redact::Off,
+        )
+        .map_err(store_failure)?;
+        let (evidence_desk, keeper) = EvidenceDesk::open(
+            settings,
+            &config.identity,
+            Words::new(&models, config.revision.clone()),
+            outbox.clone(),
+            problems.clone(),
+            &metrics,
+            clock.clone(),
+        );
+        let pictures = evidence_desk.answers(store.clone(), slots.clone(), clock.clone());
+        let keeper = match keeper {
+            None => None,
+            Some(keeper) => {
+                let tell = teller(
+                    &config.identity,
+                    store.clone(),
+                    problems.clone(),
+                    clock.clone(),
+                );
+                let around = Around {
+                    rings: wiring.rings.clone(),
+                    remux: Box::new(ClipWriter),
+                    tell: Box::new(tell),
+                    heartbeat: heartbeats.register("evidence", EVIDENCE_BEAT),
+                };
+                Some(spawn("evidence".to_owned(), &wiring.faults, move || {
+                    keeper.run(&around);
+                    Ok(())
+                })?)
+            }
+        };
         let shelf = store.shelf(Shelf::Commands).map_err(store_failure)?;
         let mutes = Mutes::of(&shelf);
         let facts = Arc::new(facts);
@@ -451,7 +475,7 @@ impl Site {
                     .collect(),
                 engine: RuleEngine::new(facts.rules.clone(), &seed),
                 facts: facts.clone(),
-                stills,
+                desk: evidence_desk,
                 store: store.clone(),
                 mutes: mutes.clone(),
                 problems: problems.clone(),
@@ -484,7 +508,7 @@ impl Site {
                 facts: facts_seen,
                 orders: orders.clone(),
                 mutes,
-                pictures: None,
+                pictures: Some(Arc::new(pictures)),
                 wanted: wanted_by,
                 metrics: metrics.clone(),
                 clock: clock.clone(),
@@ -497,7 +521,14 @@ impl Site {
             stop: commands_stop.clone(),
         };
         let commands = spawn_task("commands", &wiring.faults, commander.run());
-        let uplink = UplinkUnit::start(config.uplink.clone(), &config, &wiring, &store, &mail);
+        let uplink = UplinkUnit::start(
+            config.uplink.clone(),
+            &config,
+            &wiring,
+            &store,
+            &outbox,
+            &mail,
+        );
         let detectors = detectors(&models, workers).or_exit(ExitCode::Config)?;
         let workers = Workers::start(&wiring, &slots, &models, detectors, &analysed)?;
         let mut cameras = BTreeMap::new();
@@ -521,6 +552,7 @@ impl Site {
             cameras,
             workers,
             uplink,
+            outbox,
             analysed,
             orders,
             mail,
@@ -531,6 +563,7 @@ impl Site {
             faults: fault_seen,
             stopping,
             analytics,
+            keeper,
             store_thread,
         })
     }
@@ -597,13 +630,15 @@ impl RunningSite {
             camera.ended().await;
         }
         let (board, workers, analytics) = (self.wiring.board, self.workers, self.analytics);
-        let analysed = self.analysed;
+        let (analysed, keeper) = (self.analysed, self.keeper);
         let upstream = on_thread("join", move || {
             board.close();
             join_all(workers.threads);
             // The analytics thread ends when nobody can hand it a picture any more.
             drop(analysed);
             drop(analytics.join());
+            // And the evidence thread when it has none left to complete.
+            join_all(keeper.into_iter().collect());
         });
         drop(upstream.await);
         for camera in &self.coverage.borrow().cameras {

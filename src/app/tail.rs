@@ -100,6 +100,7 @@ fn target(options: &TailOptions) -> Result<(UplinkConfig, String), Failure> {
         keep_alive: Duration::from_secs(30),
         progress_timeout: Duration::from_secs(20),
         telemetry_every: Duration::from_secs(60),
+        evidence_kbps: 0,
     };
     Ok((config, filter))
 }

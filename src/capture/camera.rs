@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::gop_ring::GopRing;
 use super::skew::ClockSkew;
 use super::source::{CaptureError, Source, SourceOpener, SourceUnit};
 use super::unit::{AccessUnit, StreamInfo};
@@ -83,8 +84,10 @@ pub struct CameraTask {
     pub id: CameraId,
     /// Who opens sessions.
     pub opener: Arc<dyn SourceOpener>,
-    /// Where units go.
-    pub units: UnitSender,
+    /// Where units go to be decoded; none for a main stream, which is kept for clips only.
+    pub units: Option<UnitSender>,
+    /// Where the newest seconds are kept.
+    pub ring: GopRing,
     /// Where health goes.
     pub health: watch::Sender<CaptureHealth>,
     /// The site's metrics.
@@ -185,7 +188,7 @@ impl CameraTask {
         let codec = source.info().codec;
         self.health
             .send_modify(|h| (h.info, h.session) = (Some(source.info()), progress.session));
-        self.units.await_key();
+        self.await_key();
         progress.skew.begin();
         let end = loop {
             let unit = match self.while_beating(source.next()).await {
@@ -210,13 +213,15 @@ impl CameraTask {
                 self.health.send_modify(|h| h.info = Some(source.info()));
             }
             let unit = self.stamped(unit, codec, progress);
+            self.ring.push(unit.clone());
+            let Some(units) = &self.units else { continue };
             let offered = if source.can_wait() {
-                match self.while_beating(self.units.offer_waiting(unit)).await {
+                match self.while_beating(units.offer_waiting(unit)).await {
                     None => break SessionEnd::Stopped,
                     Some(offered) => offered,
                 }
             } else {
-                self.units.offer(unit)
+                units.offer(unit)
             };
             if offered == Offered::Closed {
                 break SessionEnd::DecoderGone;
@@ -224,6 +229,14 @@ impl CameraTask {
         };
         source.close().await;
         end
+    }
+
+    /// The stream broke: nothing before the next key unit is of use to anybody.
+    fn await_key(&self) {
+        self.ring.await_key();
+        if let Some(units) = &self.units {
+            units.await_key();
+        }
     }
 
     fn stamped(
@@ -239,7 +252,7 @@ impl CameraTask {
             progress.lost.add(u64::from(unit.packets_lost));
             // A picture with a hole decodes to smears, and smears look like things. Wait for the
             // next picture that stands alone.
-            self.units.await_key();
+            self.await_key();
         }
         AccessUnit {
             camera: self.camera,

@@ -7,6 +7,7 @@
 mod camera;
 mod config;
 mod container;
+mod gop_ring;
 pub mod nal;
 mod rtsp;
 mod skew;
@@ -17,6 +18,7 @@ mod unit_queue;
 pub use camera::{BACKOFF, CameraTask, CaptureHealth, CaptureState, UNAUTHORISED_WAIT};
 pub use config::{CaptureConfig, Pace, SourceConfig, Transport};
 pub use container::{Container, ContainerUnit, FileOpener, OpenContainer};
+pub use gop_ring::{GopRing, RingCut, RingLimits, parameter_sets};
 pub use rtsp::{RtspHosts, RtspOpener};
 pub use source::{CaptureError, Source, SourceOpener, SourceUnit};
 pub use unit::{AccessUnit, Codec, StreamInfo};

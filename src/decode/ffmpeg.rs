@@ -10,12 +10,16 @@ use ffmpeg_next as ff;
 use ffmpeg_next::format::Pixel;
 use ffmpeg_next::software::scaling;
 
+use super::clip_time::clip_times;
 use super::frame::{Frame, YuvMatrix};
 use crate::base::geometry::SizePx;
 use crate::base::ids::CameraIx;
 use crate::base::time::{FrameStamp, MonoMicros, Pts90k};
 use crate::capture::nal::{LengthPrefixed, classify};
-use crate::capture::{CaptureError, Codec, Container, ContainerUnit, OpenContainer, StreamInfo};
+use crate::capture::{
+    AccessUnit, CaptureError, Codec, Container, ContainerUnit, OpenContainer, StreamInfo,
+    parameter_sets,
+};
 
 /// Why an access unit gave no picture.
 #[derive(Debug, thiserror::Error)]
@@ -363,6 +367,125 @@ fn first_picture(decoder: &mut Decoder) -> Result<Option<Frame>, DecodeError> {
     };
     picture.copy_into(&mut frame)?;
     Ok(Some(frame))
+}
+
+/// Why a clip could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum RemuxError {
+    /// There is nothing to write.
+    #[error("there are no pictures of that time")]
+    Empty,
+    /// The first unit does not say how its pictures are encoded: not even a player could tell.
+    #[error("its first picture comes without parameter sets")]
+    NoParameters,
+    /// The first picture cannot be decoded, so the others cannot be either.
+    #[error("its first picture cannot be decoded: {0}")]
+    Undecodable(#[from] DecodeError),
+    /// libavformat cannot write it.
+    #[error("{}: {why}", path.display())]
+    Unwritable {
+        /// Which file.
+        path: PathBuf,
+        /// libavformat's reason.
+        why: String,
+    },
+}
+
+/// The time base of RTP video and of the files written here.
+const CLOCK_90K: ff::Rational = ff::Rational(1, 90_000);
+
+/// Writes compressed pictures, as they are, into an MP4 file whose index comes first, so that browsers
+/// play it while it loads. `units` are in the order they are decoded, the first one a key unit.
+/// Blocking.
+///
+/// # Errors
+/// [`RemuxError`]; a part of the file may be there.
+pub fn remux(units: &[AccessUnit], to: &Path) -> Result<(), RemuxError> {
+    init();
+    let first = units.first().ok_or(RemuxError::Empty)?;
+    let parameters = parameter_sets(first);
+    if parameters.is_empty() {
+        return Err(RemuxError::NoParameters);
+    }
+    let size = size_of(first)?;
+    let failed = |e: ff::Error| RemuxError::Unwritable {
+        path: to.to_owned(),
+        why: e.to_string(),
+    };
+    let mut output = ff::format::output_as(to, "mp4").map_err(failed)?;
+    let id = codec_id(first.codec);
+    let mut stream = output.add_stream(id).map_err(failed)?;
+    stream.set_time_base(CLOCK_90K);
+    describe(&mut stream, first.codec, size, &parameters).map_err(failed)?;
+    let mut options = ff::Dictionary::new();
+    options.set("movflags", "faststart");
+    drop(output.write_header_with(options).map_err(failed)?);
+    let time_base = output.stream(0).map_or(CLOCK_90K, |s| s.time_base());
+    let shown: Vec<Pts90k> = units.iter().map(|u| u.stamp.pts).collect();
+    let times = clip_times(&shown);
+    for (n, (unit, time)) in units.iter().zip(&times).enumerate() {
+        let mut packet = ff::Packet::copy(&unit.data);
+        packet.set_stream(0);
+        packet.set_dts(Some(time.dts));
+        packet.set_pts(Some(time.pts));
+        let next = times.get(n + 1).map(|next| next.dts - time.dts);
+        let before = n.checked_sub(1).map(|b| time.dts - times[b].dts);
+        packet.set_duration(next.or(before).unwrap_or(3600));
+        if unit.is_key {
+            packet.set_flags(ff::packet::Flags::KEY);
+        }
+        packet.rescale_ts(CLOCK_90K, time_base);
+        packet.write_interleaved(&mut output).map_err(failed)?;
+    }
+    output.write_trailer().map_err(failed)
+}
+
+/// Size of a key unit's picture, by decoding it.
+fn size_of(unit: &AccessUnit) -> Result<SizePx, DecodeError> {
+    let mut decoder = Decoder::new(unit.codec)?;
+    decoder.send(&unit.data, 0)?;
+    decoder.finish()?;
+    match decoder.picture()? {
+        Some(picture) => Ok(picture.size),
+        None => Err(DecodeError::Refused("it gives no picture".to_owned())),
+    }
+}
+
+/// Says what the stream holds. Parameter sets go into the file's header, which `avc1` and `hvc1`
+/// promise and Safari insists on.
+fn describe(
+    stream: &mut ff::format::stream::StreamMut<'_>,
+    codec: Codec,
+    size: SizePx,
+    parameters: &[u8],
+) -> Result<(), ff::Error> {
+    let tag = match codec {
+        Codec::H264 => b"avc1",
+        Codec::H265 => b"hvc1",
+    };
+    let padding = ff::ffi::AV_INPUT_BUFFER_PADDING_SIZE as usize;
+    // SAFETY: the stream was made just before and has codec parameters of its own, which nobody else
+    // refers to while `stream` is borrowed mutably. The extradata is allocated with libav's own
+    // allocator, which frees it with the stream; it is zeroed, has the padding that libav asks for
+    // behind it, and `parameters.len()` bytes fit.
+    unsafe {
+        let p = &mut *(*stream.as_mut_ptr()).codecpar;
+        p.codec_type = ff::ffi::AVMediaType::AVMEDIA_TYPE_VIDEO;
+        p.codec_id = codec_id(codec).into();
+        p.codec_tag = u32::from_le_bytes(*tag);
+        p.width = size.width_px as i32;
+        p.height = size.height_px as i32;
+        let room = ff::ffi::av_mallocz(parameters.len() + padding).cast::<u8>();
+        if room.is_null() {
+            return Err(ff::Error::Other {
+                errno: ff::error::ENOMEM,
+            });
+        }
+        std::ptr::copy_nonoverlapping(parameters.as_ptr(), room, parameters.len());
+        p.extradata = room;
+        p.extradata_size = parameters.len() as i32;
+    }
+    Ok(())
 }
 
 /// Opens recorded clips with libavformat.

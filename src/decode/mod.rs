@@ -6,6 +6,7 @@
 //! What must not be here: models, and colour conversion of pictures nobody will look at.
 mod board;
 mod camera;
+mod clip_time;
 mod config;
 mod ffmpeg;
 mod frame;
@@ -17,7 +18,9 @@ mod scan;
 pub use board::{Claim, FrameBoard, Held, NoFrame, Posted};
 pub use camera::{DecodeHealth, DecodeThread, FAILURE_LIMIT, FAILURE_WINDOW, REST, STALL};
 pub use config::{DecodeConfig, MotionConfig};
-pub use ffmpeg::{Clips, DecodeError, Decoder, Picture, PictureError, read_picture};
+pub use ffmpeg::{
+    Clips, DecodeError, Decoder, Picture, PictureError, RemuxError, read_picture, remux,
+};
 pub use frame::{Frame, YuvMatrix};
 pub use motion::MotionDetector;
 pub use picture_health::{PictureConfig, PictureFault};

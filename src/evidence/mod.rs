@@ -1,6 +1,35 @@
-//! Findings → evidence. For now the deciding frame as a JPEG on the box.
+//! Findings → evidence that can be checked: pictures, clip, a signed manifest of both.
+//!
+//! ```text
+//! analytics: still (blur, draw, JPEG) → writer (bundle on the disk) ── committed ──> keeper (thread "evidence")
+//! capture: gop_ring ── cut ──> clip ──────────────────────────────────────────────────^  seal, clip, sign, budget
+//! ```
+//! What must not be here: what a class or a code means, how video is muxed, brokers. `verify` needs
+//! nothing of a running daemon.
+mod budget;
+mod bundle;
+mod chain;
+mod clip;
 mod config;
+mod disk;
+mod draw;
+mod index;
+mod keeper;
+mod key;
+mod manifest;
+mod redact;
 mod still;
+mod verify;
+mod writer;
 
-pub use config::EvidenceConfig;
-pub use still::{EvidenceError, Still, StillStore, encode_jpeg};
+pub use bundle::folder_of;
+pub use clip::{CameraRings, ClipSpan, Remux, SiteRings};
+pub use config::{EvidenceConfig, EvidenceSettings, Redact};
+pub use draw::{COLOURS, draw};
+pub use index::{ClipFile, ClipState, EvidenceIndex};
+pub use keeper::{Around, BEAT, Job, Jobs, Keeper, OpenError, Told};
+pub use key::{KeyError, PublicKey};
+pub use manifest::{ClockWord, DeletedBody, Draft, ModelWord, RedactionWord, SiteName};
+pub use still::{EncodeError, Faces, Marked, Picture, Pictures, encode_jpeg, pictures};
+pub use verify::{Break, KeyFrom, Verdict, VerifyError, verify};
+pub use writer::{BundleWriter, WriteError};

@@ -1,68 +1,30 @@
-//! The deciding frame as a JPEG, kept on the box.
+//! The deciding picture as JPEGs: as the camera saw it, and what of it may leave the site.
 //!
-//! A still is written whole (temporary name, sync, rename) before the finding that names it is
-//! committed, so a finding never refers to a file that is not there. Stills stay on the box: what
-//! leaves the site must have its faces blurred first, and nothing here can do that yet.
+//! What must not be here: files, and what a class means. Under the policy `faces` no JPEG is made for
+//! others from a frame whose faces were not blurred first; if nobody knows where faces are, there is
+//! the sealed original only, and it says why.
 //! Runs on the analytics thread.
-use std::collections::VecDeque;
-use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-
 use jpeg_encoder::{Encoder, ImageBuffer, JpegColorType};
 
-use super::config::EvidenceConfig;
+use super::bundle::{ANNOTATED, FRAME, SEALED_FRAME};
+use super::config::Redact;
+use super::draw::{COLOURS, draw};
+use super::redact::blur;
 use crate::base::digest::sha256_hex;
-use crate::base::metrics::{Counter, Metric, Metrics};
+use crate::base::geometry::NormRect;
 use crate::decode::{Frame, YuvMatrix};
 
-/// Why a still could not be kept. The finding goes on without it and says so.
-#[derive(Debug, thiserror::Error)]
-pub enum EvidenceError {
-    /// The folder cannot be made or written. A person must look.
-    #[error("{}: {source}", path.display())]
-    Folder {
-        /// Which path.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The picture cannot be encoded.
-    #[error("the deciding frame cannot be encoded: {0}")]
-    Encode(String),
-}
+/// A picture that leaves the site is at most this large, so that none keeps a thin line busy for
+/// minutes: its quality gives way.
+pub const MOST_BYTES: usize = 256 * 1024;
+/// Below this quality faces of steam and tiles look alike.
+const LEAST_QUALITY: u8 = 30;
+const QUALITY_STEP: u8 = 15;
 
-impl EvidenceError {
-    /// Label of `evidence_failures_total`.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Folder { .. } => "folder",
-            Self::Encode(_) => "encode",
-        }
-    }
-}
-
-/// One still on disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Still {
-    /// Where.
-    pub path: PathBuf,
-    /// SHA-256 of the file, lowercase hex.
-    pub sha256: String,
-    /// Its size.
-    pub bytes: u64,
-}
-
-/// The site's folder of stills, kept below its byte budget.
-#[derive(Debug)]
-pub struct StillStore {
-    config: EvidenceConfig,
-    /// Oldest first, with sizes.
-    kept: VecDeque<(PathBuf, u64)>,
-    total_bytes: u64,
-    stills: Counter,
-    removed: Counter,
-}
+/// The picture cannot be encoded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the picture cannot be encoded: {0}")]
+pub struct EncodeError(pub String);
 
 /// Feeds planar 4:2:0 to the encoder row by row, as the YCbCr it already is: JPEG (JFIF) wants
 /// full-range BT.601, so other frames are converted per pixel and those that fit are only copied.
@@ -119,14 +81,11 @@ impl ImageBuffer for Rows<'_> {
 /// The frame as a JPEG.
 ///
 /// # Errors
-/// [`EvidenceError::Encode`], for pictures above 65,535 pixels a side for instance.
-pub fn encode_jpeg(frame: &Frame, quality: u8) -> Result<Vec<u8>, EvidenceError> {
+/// [`EncodeError`], for pictures above 65,535 pixels a side for instance.
+pub fn encode_jpeg(frame: &Frame, quality: u8) -> Result<Vec<u8>, EncodeError> {
     let limit = u32::from(u16::MAX);
     if frame.size.width_px > limit || frame.size.height_px > limit {
-        return Err(EvidenceError::Encode(format!(
-            "{} is too large for JPEG",
-            frame.size
-        )));
+        return Err(EncodeError(format!("{} is too large for JPEG", frame.size)));
     }
     let mut out = Vec::with_capacity(frame.pixels.len() / 8);
     let mut encoder = Encoder::new(&mut out, quality.clamp(1, 100));
@@ -136,91 +95,131 @@ pub fn encode_jpeg(frame: &Frame, quality: u8) -> Result<Vec<u8>, EvidenceError>
             frame,
             planes: frame.planes(),
         })
-        .map_err(|e| EvidenceError::Encode(e.to_string()))?;
+        .map_err(|e| EncodeError(e.to_string()))?;
     Ok(out)
 }
 
-impl StillStore {
-    /// Opens the folder, makes it if needed, and takes stock of what is there.
-    ///
-    /// # Errors
-    /// [`EvidenceError::Folder`].
-    pub fn open(config: EvidenceConfig, metrics: &Metrics) -> Result<Self, EvidenceError> {
-        let failed = |path: &Path, source| EvidenceError::Folder {
-            path: path.to_owned(),
-            source,
-        };
-        fs::create_dir_all(&config.dir).map_err(|e| failed(&config.dir, e))?;
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&config.dir)
-            .map_err(|e| failed(&config.dir, e))?
-            .flatten()
-        {
-            let path = entry.path();
-            match path.extension().and_then(|e| e.to_str()) {
-                // Left by a crash in the middle of a write; no finding names it.
-                Some("part") => fs::remove_file(&path).map_err(|e| failed(&path, e))?,
-                Some("jpg") => {
-                    let meta = entry.metadata().map_err(|e| failed(&path, e))?;
-                    found.push((meta.modified().ok(), path, meta.len()));
-                }
-                _ => {}
-            }
+/// The frame as a JPEG of at most [`MOST_BYTES`], of lower quality if it must be. Where even that
+/// does not fit, the smallest.
+fn encode_to_fit(frame: &Frame, quality: u8) -> Result<Vec<u8>, EncodeError> {
+    let mut quality = quality;
+    loop {
+        let jpeg = encode_jpeg(frame, quality)?;
+        if jpeg.len() <= MOST_BYTES || quality <= LEAST_QUALITY {
+            return Ok(jpeg);
         }
-        found.sort();
-        let total_bytes = found.iter().map(|(_, _, bytes)| bytes).sum();
-        Ok(Self {
-            config,
-            kept: found
-                .into_iter()
-                .map(|(_, path, bytes)| (path, bytes))
-                .collect(),
-            total_bytes,
-            stills: metrics.counter(Metric::EvidenceStills, &[]),
-            removed: metrics.counter(Metric::EvidenceRemoved, &[]),
-        })
+        quality = quality.saturating_sub(QUALITY_STEP).max(LEAST_QUALITY);
     }
+}
 
-    /// Keeps `frame` under `name` (no extension), and removes the oldest stills if that is needed to
-    /// stay within the budget.
-    ///
-    /// # Errors
-    /// [`EvidenceError`]; nothing half-written is left behind under the final name.
-    pub fn keep(&mut self, frame: &Frame, name: &str) -> Result<Still, EvidenceError> {
-        let jpeg = encode_jpeg(frame, self.config.jpeg_quality)?;
-        let path = self.config.dir.join(format!("{name}.jpg"));
-        let part = self.config.dir.join(format!("{name}.part"));
-        let failed = |path: &Path, source| EvidenceError::Folder {
-            path: path.to_owned(),
-            source,
-        };
-        let write = || -> std::io::Result<()> {
-            let mut file = fs::File::create(&part)?;
-            file.write_all(&jpeg)?;
-            file.sync_all()?;
-            fs::rename(&part, &path)?;
-            fs::File::open(&self.config.dir)?.sync_all()
-        };
-        write().map_err(|e| failed(&path, e))?;
-        let bytes = jpeg.len() as u64;
-        self.kept.push_back((path.clone(), bytes));
-        self.total_bytes += bytes;
-        self.stills.add(1);
-        while self.total_bytes > self.config.max_bytes && self.kept.len() > 1 {
-            let (oldest, bytes) = self.kept.pop_front().expect("more than one is kept");
-            self.total_bytes -= bytes;
-            self.removed.add(1);
-            if let Err(e) = fs::remove_file(&oldest) {
-                tracing::warn!(err = %e, file = %oldest.display(), "an old still could not be removed");
-            }
-        }
+/// Where the faces of a picture are.
+#[derive(Clone, Copy, Debug)]
+pub enum Faces<'d> {
+    /// Here, and nowhere else as far as the models saw.
+    At(&'d [NormRect]),
+    /// Nobody looked; why, for people.
+    Unknown(&'static str),
+}
+
+/// A box that a finding speaks of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Marked {
+    /// Where.
+    pub rect: NormRect,
+    /// What stands above it.
+    pub label: String,
+    /// Which of [`COLOURS`], modulo.
+    pub colour: usize,
+}
+
+/// One JPEG.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picture {
+    /// `frame` or `annotated`.
+    pub kind: &'static str,
+    /// Its file in the bundle.
+    pub name: &'static str,
+    /// The file's content.
+    pub jpeg: Vec<u8>,
+    /// Its digest.
+    pub sha256: String,
+    /// Whether its faces are blurred.
+    pub redacted: bool,
+    /// Why it stays at the site, if it does.
+    pub withheld: Option<String>,
+}
+
+impl Picture {
+    fn new(kind: &'static str, name: &'static str, jpeg: Vec<u8>, redacted: bool) -> Self {
         let sha256 = sha256_hex(&jpeg);
-        Ok(Still {
-            path,
+        Self {
+            kind,
+            name,
+            jpeg,
             sha256,
-            bytes,
-        })
+            redacted,
+            withheld: None,
+        }
     }
+}
+
+/// What was made of a frame.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pictures {
+    /// In the order they are sent.
+    pub pictures: Vec<Picture>,
+    /// Faces that were blurred.
+    pub faces: u32,
+    /// The frame as the camera saw it is not among them and should be sealed.
+    pub seal_original: bool,
+}
+
+/// The frame for others: clean, and with `marked` drawn into it.
+///
+/// # Errors
+/// [`EncodeError`].
+pub fn pictures(
+    frame: &Frame,
+    marked: &[Marked],
+    faces: Faces<'_>,
+    redact: Redact,
+    quality: u8,
+) -> Result<Pictures, EncodeError> {
+    let redacted = redact == Redact::Faces;
+    let faces = match (faces, redact) {
+        (Faces::Unknown(why), Redact::Faces) => {
+            let jpeg = encode_jpeg(frame, quality)?;
+            let withheld = Some(format!("faces could not be blurred: {why}"));
+            let sealed = Picture::new("frame", SEALED_FRAME, jpeg, false);
+            return Ok(Pictures {
+                pictures: vec![Picture { withheld, ..sealed }],
+                ..Pictures::default()
+            });
+        }
+        (Faces::At(faces), Redact::Faces) => faces,
+        (_, Redact::Off) => &[],
+    };
+    let mut copy = frame.clone();
+    blur(&mut copy, faces);
+    let clean = encode_to_fit(&copy, quality)?;
+    // The surest last, on top.
+    for m in marked.iter().rev() {
+        draw(
+            &mut copy,
+            &m.rect,
+            COLOURS[m.colour % COLOURS.len()],
+            &m.label,
+        );
+    }
+    let annotated = encode_to_fit(&copy, quality)?;
+    Ok(Pictures {
+        pictures: vec![
+            Picture::new("frame", FRAME, clean, redacted),
+            Picture::new("annotated", ANNOTATED, annotated, redacted),
+        ],
+        faces: faces.len() as u32,
+        seal_original: !faces.is_empty(),
+    })
 }
 
 #[cfg(test)]
@@ -230,7 +229,11 @@ mod tests {
     use crate::base::ids::CameraIx;
     use crate::base::time::{FrameStamp, MonoMicros};
 
-    fn frame(size: SizePx) -> Frame {
+    fn frame(width_px: u32, height_px: u32) -> Frame {
+        let size = SizePx {
+            width_px,
+            height_px,
+        };
         let pixels = (0..Frame::byte_len(size))
             .map(|i| (i * 7 % 256) as u8)
             .collect();
@@ -246,73 +249,82 @@ mod tests {
         }
     }
 
-    fn store(dir: &Path, max_bytes: u64, metrics: &Metrics) -> StillStore {
-        let config = EvidenceConfig {
-            dir: dir.join("evidence"),
-            jpeg_quality: 80,
-            max_bytes,
-        };
-        StillStore::open(config, metrics).unwrap()
-    }
-
-    #[test]
-    fn a_still_is_a_jpeg_with_the_hash_it_claims() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut store = store(dir.path(), 1 << 20, &Metrics::default());
-        let still = store
-            .keep(
-                &frame(SizePx {
-                    width_px: 65,
-                    height_px: 33,
-                }),
-                "a",
-            )
-            .unwrap();
-        let bytes = fs::read(&still.path).unwrap();
-        assert_eq!(
-            (&bytes[..2], &bytes[bytes.len() - 2..]),
-            (&[0xff, 0xd8][..], &[0xff, 0xd9][..])
-        );
-        let sha = sha256_hex(&bytes);
-        assert_eq!((sha, bytes.len() as u64), (still.sha256, still.bytes));
-    }
-
-    #[test]
-    fn the_oldest_stills_go_first_and_the_budget_outlives_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let metrics = Metrics::default();
-        let f = frame(SizePx {
-            width_px: 64,
-            height_px: 64,
-        });
-        let one = store(dir.path(), 1 << 20, &metrics)
-            .keep(&f, "0")
-            .unwrap()
-            .bytes;
-        fs::write(dir.path().join("evidence/x.part"), b"half").unwrap();
-        let mut store = store(dir.path(), one * 3, &metrics);
-        for name in ["1", "2", "3", "4"] {
-            store.keep(&f, name).unwrap();
+    fn mark() -> Marked {
+        Marked {
+            rect: NormRect::clipped(0.2, 0.4, 0.6, 0.8),
+            label: "head-bare 0.91".to_owned(),
+            colour: 1,
         }
-        let mut left: Vec<_> = fs::read_dir(dir.path().join("evidence"))
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
-        left.sort();
-        assert_eq!(left, ["2.jpg", "3.jpg", "4.jpg"]);
-        assert_eq!(metrics.total(Metric::EvidenceRemoved), 2);
     }
 
     #[test]
-    fn a_folder_that_cannot_be_made_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("evidence"), b"a file").unwrap();
-        let config = EvidenceConfig {
-            dir: dir.path().join("evidence"),
-            jpeg_quality: 80,
-            max_bytes: 1,
+    fn a_picture_is_a_jpeg_with_the_digest_it_claims() {
+        let faces = [NormRect::clipped(0.3, 0.4, 0.5, 0.7)];
+        let made = pictures(
+            &frame(65, 33),
+            &[mark()],
+            Faces::At(&faces),
+            Redact::Faces,
+            80,
+        );
+        let made = made.unwrap();
+        assert!(made.seal_original);
+        assert_eq!(made.faces, 1);
+        let names: Vec<_> = made.pictures.iter().map(|p| p.name).collect();
+        assert_eq!(names, [FRAME, ANNOTATED]);
+        for p in &made.pictures {
+            assert!(p.redacted && p.withheld.is_none());
+            assert_eq!(&p.jpeg[..2], [0xff, 0xd8]);
+            assert_eq!(&p.jpeg[p.jpeg.len() - 2..], [0xff, 0xd9]);
+            assert_eq!(sha256_hex(&p.jpeg), p.sha256);
+        }
+        assert_ne!(made.pictures[0].jpeg, made.pictures[1].jpeg);
+    }
+
+    #[test]
+    fn without_a_word_on_faces_nothing_is_made_for_others() {
+        let frame = frame(64, 48);
+        let unknown = Faces::Unknown("no model here finds faces");
+        let made = pictures(&frame, &[mark()], unknown, Redact::Faces, 80).unwrap();
+        let [sealed] = &made.pictures[..] else {
+            panic!("{made:?}");
         };
-        let e = StillStore::open(config, &Metrics::default()).unwrap_err();
-        assert!(e.to_string().contains("evidence"), "{e}");
+        assert_eq!((sealed.name, sealed.redacted), (SEALED_FRAME, false));
+        let why = sealed.withheld.as_deref().unwrap();
+        assert_eq!(why, "faces could not be blurred: no model here finds faces");
+        let off = pictures(&frame, &[mark()], unknown, Redact::Off, 80).unwrap();
+        assert!(off.pictures.iter().all(|p| p.withheld.is_none()));
+        assert!(!off.seal_original);
+    }
+
+    #[test]
+    fn a_picture_of_the_faces_policy_never_holds_the_face() {
+        let plain = frame(128, 96);
+        let face = NormRect::clipped(0.25, 0.25, 0.6, 0.6);
+        let mut other = plain.clone();
+        // Another face in the same place: rows in the opposite order, block means as good as equal.
+        for y in 30..50 {
+            other.pixels[y * 128 + 40..y * 128 + 70].reverse();
+        }
+        let make = |frame: &Frame, redact| {
+            let made = pictures(frame, &[], Faces::At(&[face]), redact, 90);
+            made.unwrap().pictures.swap_remove(0).jpeg
+        };
+        assert_ne!(make(&plain, Redact::Off), make(&other, Redact::Off));
+        assert_ne!(make(&plain, Redact::Off), make(&plain, Redact::Faces));
+    }
+
+    #[test]
+    fn a_busy_picture_gives_quality_to_stay_small() {
+        let mut state = 1u32;
+        let mut busy = frame(1280, 720);
+        for p in &mut busy.pixels {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            *p = (state >> 26) as u8 + 100;
+        }
+        let made = pictures(&busy, &[], Faces::At(&[]), Redact::Faces, 90).unwrap();
+        assert!(encode_jpeg(&busy, 90).unwrap().len() > MOST_BYTES);
+        assert!(made.pictures[0].jpeg.len() <= MOST_BYTES);
+        assert!(!made.seal_original, "nothing was blurred");
     }
 }

@@ -58,4 +58,6 @@ pub struct UplinkConfig {
     pub progress_timeout: Duration,
     /// How often telemetry is sent.
     pub telemetry_every: Duration,
+    /// What pictures and clips may take of the line, kbit/s on average; 0: none are sent.
+    pub evidence_kbps: u32,
 }

@@ -512,6 +512,12 @@ impl<R: Deliverable> Delivery<R> {
         !self.fifo.is_empty()
     }
 
+    /// Whether more records may be on the way: if [`Delivery::next`] gives none all the same, none waits
+    /// that could go.
+    pub fn has_room(&self) -> bool {
+        self.on_the_way_total < self.limits.records.max(1) && self.awaiting < AWAITING_RECEIPT
+    }
+
     /// Whether a record could be taken now, or is on the way.
     pub fn has_work(&self) -> bool {
         !self.waiting.is_empty() || self.on_the_way_total > 0

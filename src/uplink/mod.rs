@@ -13,6 +13,7 @@ mod commands;
 mod config;
 mod config_report;
 mod delivery;
+mod evidence;
 mod inbox;
 mod mqtt;
 mod payload;
@@ -34,12 +35,13 @@ pub use config::{AckBy, SiteIdentity, TlsConfig, UplinkConfig};
 pub use config_report::{
     ConfigProblem, ConfigRejection, ConfigReport, ConfigSource, MOST_PROBLEMS,
 };
+pub use evidence::{EvidenceItem, EvidenceOutbox};
 pub use inbox::{Answer, Inbox, InboxEvent, Incoming, WhatFor};
 pub use mqtt::{Asked, LinkError, Message};
 pub use payload::{
     CameraRef, CameraReport, CameraState, CameraStatus, ClockRef, Event, EvidenceRef, FindingData,
-    FindingEvent, FindingPhase, ModelRef, MutedRef, ObjectRef, OutboxStatus, Receipt, RuleRef,
-    SiteRef, SiteStatus, Telemetry, ZoneRef,
+    FindingEvent, FindingPhase, MissingEvidence, ModelRef, MutedRef, ObjectRef, OutboxStatus,
+    Receipt, RuleRef, SiteRef, SiteStatus, Telemetry, ZoneRef,
 };
 pub use record::{
     CameraCoverage, Change, CommandResult, CoverageReport, Notice, RecordBody, RecordKind, Shelf,

@@ -219,6 +219,19 @@ pub struct Outbound {
     pub content_type: &'static str,
 }
 
+/// A picture or clip to send, QoS 1, not retained.
+#[derive(Clone, Debug)]
+pub struct BinaryMessage {
+    /// Where.
+    pub topic: String,
+    /// What.
+    pub payload: Bytes,
+    /// Media type.
+    pub content_type: String,
+    /// MQTT 5 user properties.
+    pub properties: Vec<(String, String)>,
+}
+
 /// Why a message was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
@@ -442,6 +455,34 @@ impl Link {
         }
         // Topics are built from names, so only a full queue is left as a reason.
         .map_err(|_| PublishError::Busy)
+    }
+
+    /// Queues a picture or clip. Never waits.
+    ///
+    /// # Errors
+    /// As [`Link::publish`].
+    pub fn publish_binary(&self, message: BinaryMessage) -> Result<(), PublishError> {
+        // Each property: its identifier and two lengths.
+        let properties = message.properties.iter();
+        let properties: usize = properties.map(|(k, v)| k.len() + v.len() + 5).sum();
+        let bytes = message.topic.len()
+            + message.payload.len()
+            + message.content_type.len()
+            + properties
+            + PUBLISH_OVERHEAD;
+        let limit = self.max_packet_bytes.unwrap_or(MOST_PACKET_BYTES);
+        if bytes > limit as usize {
+            return Err(PublishError::TooLarge { bytes, limit });
+        }
+        let properties = PublishProperties {
+            content_type: Some(message.content_type),
+            user_properties: message.properties,
+            ..PublishProperties::default()
+        };
+        let qos = QoS::AtLeastOnce;
+        self.client
+            .try_publish_with_properties(message.topic, qos, false, message.payload, properties)
+            .map_err(|_| PublishError::Busy)
     }
 
     /// Tells the broker that a message of a kept session is ours now. False: the queue is full, or the

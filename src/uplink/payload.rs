@@ -263,6 +263,9 @@ pub struct FindingData {
     /// What is wrong with the camera, for people, in English; only of `device.camera.*`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// Evidence that should be there and is not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<MissingEvidence>,
 }
 
 /// Why a finding need not be acted on at once.
@@ -384,7 +387,7 @@ pub struct ObjectRef {
 /// One piece of evidence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EvidenceRef {
-    /// What it is: `frame`, `clip`.
+    /// What it is: `frame`, `annotated`, `clip`.
     pub kind: String,
     /// Media type, e.g. `image/jpeg`.
     pub media: String,
@@ -396,6 +399,22 @@ pub struct EvidenceRef {
     pub bytes: u64,
     /// Whether faces in it are blurred.
     pub redacted: bool,
+    /// Last level of the topic `evidence/{finding}/{n}` on which it comes, or came, or on which it can
+    /// be asked for (a clip); absent if it is withheld.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<u32>,
+    /// Why it stays at the site, in English; absent if it may leave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<String>,
+}
+
+/// Evidence that could not be made or kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MissingEvidence {
+    /// As in [`EvidenceRef`].
+    pub kind: String,
+    /// Why, in English.
+    pub why: String,
 }
 
 /// The state of the site's clock when the revision was decided.
@@ -612,6 +631,8 @@ pub(super) mod tests {
                 sha256: "11".repeat(32),
                 bytes: 81_234,
                 redacted: true,
+                n: Some(1),
+                withheld: None,
             }],
             clock: ClockRef {
                 synced: true,
@@ -630,6 +651,7 @@ pub(super) mod tests {
             }),
             realert: false,
             reason: (phase == FindingPhase::Closed).then(|| "clear".to_owned()),
+            missing: Vec::new(),
             muted: None,
             detail: None,
         }
@@ -734,7 +756,8 @@ pub(super) mod tests {
                 "media": "image/jpeg",
                 "sha256": "1111111111111111111111111111111111111111111111111111111111111111",
                 "bytes": 81234,
-                "redacted": true
+                "redacted": true,
+                "n": 1
               }
             ],
             "clock": {

@@ -9,7 +9,8 @@
 //! acknowledges; `status`, every `camera/…/status` and `active/…` of what is open, all retained; then
 //! records, by class and `seq`, see `delivery.rs`. Before a record goes the `active/{finding}` that it changes
 //! (empty when it closes), so that the record's acknowledgement covers it; a record that is not the
-//! newest of its finding leaves `active` alone, for the newest has been told already.
+//! newest of its finding leaves `active` alone, for the newest has been told already. Pictures go while
+//! no record waits (`evidence.rs`).
 //!
 //! # Failure
 //! Whatever ends a connection, the next is tried after 1 s to 60 s. Without any answer for
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use super::config::{AckBy, SiteIdentity, UplinkConfig};
 use super::config_report::ConfigReport;
 use super::delivery::{Deliverable, Delivery, HoldReason, Limits, Tag, Verdict};
+use super::evidence::{EVIDENCE, EvidenceOutbox, EvidenceSender};
 use super::mqtt::{
     Link, LinkError, LinkEvent, LinkOptions, Message, Outbound, PublishError, Will, load_tls,
 };
@@ -117,6 +119,8 @@ pub struct Uplink {
     pub metrics: Metrics,
     /// The site's clock.
     pub clock: SharedClock,
+    /// Pictures and clips that are to leave; `None` if there is no evidence.
+    pub evidence: Option<EvidenceOutbox>,
     /// Where the task beats, as `uplink`.
     pub heartbeats: Heartbeats,
     /// Told to stop. By then all commits should have been answered.
@@ -161,6 +165,16 @@ impl Uplink {
         };
         let mut delivery = Delivery::new(limits, self.config.ack);
         let mut books = Books::new(self.store.clone());
+        let mut evidence = self.evidence.clone().map(|outbox| {
+            let (store, kbps) = (self.store.clone(), self.config.evidence_kbps);
+            EvidenceSender::new(
+                outbox,
+                store,
+                kbps,
+                self.metrics.clone(),
+                self.clock.clone(),
+            )
+        });
         let mut backoff = Backoff::new(BACKOFF_FIRST, BACKOFF_MAX);
         let mut epoch = 0;
         self.unpark().await;
@@ -171,12 +185,16 @@ impl Uplink {
                 .connection(
                     &mut delivery,
                     &mut books,
+                    evidence.as_mut(),
                     &mut epoch,
                     limits.publishes,
                     &heartbeat,
                 )
                 .await;
             delivery.connection_lost();
+            if let Some(evidence) = &mut evidence {
+                evidence.connection_lost();
+            }
             let Err(error) = ended else { break };
             if self.clock.mono().since(begun) > GOOD_CONNECTION {
                 backoff.reset();
@@ -257,6 +275,7 @@ impl Uplink {
         &mut self,
         delivery: &mut Delivery<Record>,
         books: &mut Books,
+        evidence: Option<&mut EvidenceSender>,
         epoch: &mut u64,
         inflight_limit: usize,
         heartbeat: &Heartbeat,
@@ -326,6 +345,7 @@ impl Uplink {
             topics,
             delivery,
             books,
+            evidence,
             link,
             newest,
             resent: self.store.resent(),
@@ -483,12 +503,20 @@ async fn maybe<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
     }
 }
 
+async fn evidence_step(evidence: &mut Option<&mut EvidenceSender>) {
+    match evidence {
+        Some(evidence) => evidence.step().await,
+        None => pending().await,
+    }
+}
+
 /// One connection after the broker's welcome.
 struct Session<'a> {
     up: &'a Uplink,
     topics: Topics,
     delivery: &'a mut Delivery<Record>,
     books: &'a mut Books,
+    evidence: Option<&'a mut EvidenceSender>,
     link: Link,
     epoch: u64,
     newest: watch::Receiver<u64>,
@@ -531,6 +559,7 @@ impl Session<'_> {
         loop {
             self.load();
             self.pump();
+            self.pump_evidence();
             if self.drain_until.is_some() && self.is_drained() {
                 return self.goodbye().await;
             }
@@ -539,6 +568,7 @@ impl Session<'_> {
                 opened = maybe(&mut self.opening) => self.on_opened(opened),
                 batch = maybe(&mut self.reading) => self.on_batch(batch),
                 seqs = self.books.settled() => self.delivery.forget(&seqs),
+                () = evidence_step(&mut self.evidence) => {}
                 changed = self.newest.changed() => {
                     if changed.is_err() {
                         return Err(lost(&self.link, "the store is closed"));
@@ -599,6 +629,11 @@ impl Session<'_> {
         match self.delivery.acked(packet_id, reason, now) {
             Verdict::Unknown | Verdict::Awaiting(_) => {}
             Verdict::Other { what, reason } => {
+                if what == EVIDENCE
+                    && let Some(evidence) = &mut self.evidence
+                {
+                    evidence.acked(reason);
+                }
                 // Nobody need subscribe to what is retained.
                 if reason >= 0x80 {
                     self.count_refusal(reason);
@@ -692,7 +727,8 @@ impl Session<'_> {
 
     fn on_tick(&mut self) -> Result<(), LinkError> {
         let now = self.up.clock.mono();
-        let after = self.up.config.progress_timeout;
+        let allowance = self.evidence.as_ref().map(|e| e.allowance());
+        let after = self.up.config.progress_timeout + allowance.unwrap_or_default();
         if !self.delivery.is_owed() {
             self.progress_at = now;
         } else if now.since(self.progress_at) > after {
@@ -846,6 +882,24 @@ impl Session<'_> {
                     }
                 },
             }
+        }
+    }
+
+    /// Feeds a picture or clip, if no record waits to be fed.
+    fn pump_evidence(&mut self) {
+        let quiet = self.exhausted
+            && self.reading.is_none()
+            && self.opening.is_none()
+            && self.pending.is_empty()
+            && self.actives.is_empty()
+            && !self.delivery.is_congested()
+            && self.delivery.has_room()
+            && self.delivery.room() > 0
+            && self.drain_until.is_none();
+        if let Some(evidence) = &mut self.evidence
+            && evidence.pump(&self.link, &self.topics, quiet)
+        {
+            self.delivery.fed(Tag::Other(EVIDENCE));
         }
     }
 

@@ -12,11 +12,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("detect", &["base", "decode"]),
     ("track", &["base", "detect"]),
     ("rules", &["base", "track"]),
-    ("evidence", &["base", "decode"]),
+    ("evidence", &["base", "capture", "decode"]),
     ("uplink", &["base"]),
 ];
 
-/// What track may take of detect, and evidence of decode: data, nothing that works.
+/// What track may take of detect, and evidence of capture and decode: data, nothing that works.
 const DATA_ONLY: &[(&str, &str, &[&str])] = &[
     ("track", "detect", &["Detection", "Detections"]),
     (
@@ -25,6 +25,7 @@ const DATA_ONLY: &[(&str, &str, &[&str])] = &[
         &["Track", "TrackId", "TrackSet", "TrackState"],
     ),
     ("evidence", "decode", &["Frame", "YuvMatrix"]),
+    ("evidence", "capture", &["AccessUnit", "GopRing", "RingCut"]),
 ];
 
 /// Each foreign engine and the one file that names it; its unit tests, in a folder of its name, may too.

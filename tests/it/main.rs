@@ -14,6 +14,7 @@ mod broker;
 mod camera;
 mod centre;
 mod commands;
+mod evidence;
 mod health;
 mod models;
 mod pipeline;

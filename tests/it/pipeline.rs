@@ -29,15 +29,7 @@ fn two_cameras_with_digest_logins_give_findings_that_are_cloud_events() {
         assert_eq!(finding["data"]["replayed"], false);
         assert_eq!(finding["data"]["camera"]["zone"], "line");
         let still = &finding["data"]["evidence"][0];
-        let file = format!(
-            "state/evidence/{}-1.jpg",
-            finding["data"]["finding"].as_str().unwrap()
-        );
-        let jpeg = std::fs::read(site.path(&file)).unwrap();
-        assert_eq!(
-            mingchu::base::digest::sha256_hex(&jpeg),
-            still["sha256"].as_str().unwrap()
-        );
+        assert_eq!(still["redacted"], true);
         open.push(finding["data"]["camera"]["id"].as_str().unwrap().to_owned());
     }
     open.sort();

@@ -284,8 +284,11 @@ impl Mosquitto {
 pub struct Heard {
     pub topic: String,
     pub retained: bool,
-    /// Null if empty.
+    /// Null if empty, or no JSON.
     pub payload: Value,
+    pub bytes: Vec<u8>,
+    /// MQTT 5 user properties: `key:value`, separated by spaces.
+    pub properties: String,
 }
 
 /// `mosquitto_sub` on all our topics: a client that is not ours.
@@ -315,7 +318,8 @@ impl Listener {
             "-p",
             &port.to_string(),
             "-F",
-            "MSG %r %t %p",
+            // In hex: pictures are no lines of text.
+            "MSG %r %t %x %P",
         ]);
         let mut process = Process::start("mosquitto_sub", &mut command);
         process.wait_for_text("Subscribed (mid");
@@ -381,20 +385,30 @@ impl Listener {
 }
 
 fn parse(line: &str) -> Option<Heard> {
-    let mut parts = line.strip_prefix("MSG ")?.splitn(3, ' ');
+    let mut parts = line.strip_prefix("MSG ")?.splitn(4, ' ');
     let (retained, topic) = (parts.next()? == "1", parts.next()?.to_owned());
-    let text = parts.next().unwrap_or_default();
-    let payload = if text.is_empty() {
+    let bytes = from_hex(parts.next().unwrap_or_default());
+    let payload = if bytes.is_empty() || topic.contains("/evidence/") {
         Value::Null
     } else {
         // A test may publish what is no JSON; what the site sends must fit a schema.
-        serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
+        let text = || Value::from(String::from_utf8_lossy(&bytes).into_owned());
+        serde_json::from_slice(&bytes).unwrap_or_else(|_| text())
     };
+    let properties = parts.next().unwrap_or_default().to_owned();
     Some(Heard {
         topic,
         retained,
         payload,
+        bytes,
+        properties,
     })
+}
+
+fn from_hex(text: &str) -> Vec<u8> {
+    let digit = |b: u8| (b as char).to_digit(16).unwrap() as u8;
+    let pairs = text.as_bytes().chunks_exact(2);
+    pairs.map(|p| digit(p[0]) << 4 | digit(p[1])).collect()
 }
 
 /// Every message that the site sends fits the schema of its topic, and has no key beside it.

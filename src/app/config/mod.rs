@@ -5,6 +5,7 @@
 //! catalogue that the reference in `config/README.md` is printed from; a test holds catalogue,
 //! reader, example and reference together.
 mod codes;
+mod evidence;
 mod health;
 mod hours;
 mod keys;
@@ -81,6 +82,8 @@ pub struct CameraConfig {
     pub gb28181: Option<String>,
     /// How its stream is received.
     pub capture: CaptureConfig,
+    /// How its main stream is, which is kept for clips and not looked at.
+    pub main: Option<CaptureConfig>,
     /// How it is decoded and sampled.
     pub decode: DecodeConfig,
     /// What makes a finding about it.

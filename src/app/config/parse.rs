@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use url::Url;
 
+use super::evidence::read_evidence;
 use super::health::{HealthConfig, of_camera, read_health};
 use super::hours::{Calendar, read_calendar};
 use super::keys::SECTIONS;
@@ -20,12 +21,9 @@ use crate::base::secret::Secret;
 use crate::capture::{CaptureConfig, Pace, SourceConfig, Transport};
 use crate::decode::{DecodeConfig, MotionConfig};
 use crate::detect::DetectConfig;
-use crate::evidence::EvidenceConfig;
 use crate::rules::DeviceFault;
 use crate::track::TrackConfig;
 use crate::uplink::{AckBy, SiteIdentity, TlsConfig, UplinkConfig};
-
-const MIB: u64 = 1 << 20;
 
 /// What a config text gave: with mistakes in it, `config` is absent, and the rest is what can still
 /// be checked.
@@ -80,7 +78,7 @@ pub fn parse(path: &Path, text: &str) -> Parsed {
     parsed
 }
 
-fn ms(ms: u64) -> Duration {
+pub(super) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
@@ -300,6 +298,7 @@ fn read_uplink(section: Section<'_, '_>, site: Option<&SiteIdentity>) -> Option<
     let keep_alive = section.integer("keep_alive_s", 5..=1200);
     let progress_timeout = section.integer("progress_timeout_s", 2..=600);
     let telemetry = section.integer("telemetry_s", 1..=86_400);
+    let evidence_kbps = section.integer("evidence_kbps", 0..=1_000_000);
     section.finish();
     let broker = broker?;
     let tls = if broker.tls {
@@ -323,6 +322,7 @@ fn read_uplink(section: Section<'_, '_>, site: Option<&SiteIdentity>) -> Option<
         keep_alive: Duration::from_secs(keep_alive.unwrap_or(30)),
         progress_timeout: Duration::from_secs(progress_timeout.unwrap_or(20)),
         telemetry_every: Duration::from_secs(telemetry.unwrap_or(60)),
+        evidence_kbps: evidence_kbps.unwrap_or(256) as u32,
     })
 }
 
@@ -369,17 +369,6 @@ pub fn broker_address(text: &str) -> Result<BrokerAddress, (String, &'static str
         host,
         port: url.port().unwrap_or(default_port),
         tls,
-    })
-}
-
-fn read_evidence(section: Section<'_, '_>, state_dir: Option<&Path>) -> Option<EvidenceConfig> {
-    let quality = section.integer("jpeg_quality", 30..=100);
-    let max_mb = section.integer("max_mb", 10..=1_000_000);
-    section.finish();
-    Some(EvidenceConfig {
-        dir: state_dir?.join("evidence"),
-        jpeg_quality: quality.unwrap_or(85) as u8,
-        max_bytes: max_mb.unwrap_or(2000) * MIB,
     })
 }
 
@@ -472,13 +461,16 @@ fn read_camera(
     id: Option<Name>,
     health: &HealthConfig,
 ) -> Option<CameraConfig> {
-    let url = section.text("url").and_then(|text| match source_url(text) {
-        Ok(url) => Some(url),
-        Err((message, remedy)) => {
-            section.wrong("url", message, remedy);
-            None
-        }
-    });
+    let read_url = |key: &'static str| {
+        section.text(key).and_then(|text| match source_url(text) {
+            Ok(url) => Some(url),
+            Err((message, remedy)) => {
+                section.wrong(key, message, remedy);
+                None
+            }
+        })
+    };
+    let (url, main_url) = (read_url("url"), read_url("main_url"));
     let username = section.text("username").map(str::to_owned);
     let password = section.secret("password_file");
     for (one, other) in [("username", "password_file"), ("password_file", "username")] {
@@ -516,15 +508,17 @@ fn read_camera(
             "take it out",
         );
     }
-    if let Some(SourceUrl::File(path)) = &url
-        && let Err(e) = std::fs::File::open(section.resolve(path))
-    {
-        let message = format!("{}: {e}", section.resolve(path).display());
-        section.wrong(
-            "url",
-            message,
-            "name a clip that the daemon's user can read",
-        );
+    for (key, url) in [("url", &url), ("main_url", &main_url)] {
+        if let Some(SourceUrl::File(path)) = url
+            && let Err(e) = std::fs::File::open(section.resolve(path))
+        {
+            let message = format!("{}: {e}", section.resolve(path).display());
+            section.wrong(key, message, "name a clip that the daemon's user can read");
+        }
+    }
+    if main_url.is_some() && main_url == url {
+        let remedy = "name the camera's other stream, or take it out";
+        section.wrong("main_url", "is the same as `url`", remedy);
     }
     let analyse_fps = section.number("analyse_fps", 0.1..=30.0);
     let gate = section.boolean("motion_gate").unwrap_or(true);
@@ -553,10 +547,11 @@ fn read_camera(
             "correct it, or leave it out",
         );
     }
-    let source = url.map(|url| match url {
+    let login = username.zip(password);
+    let source_of = |url: SourceUrl| match url {
         SourceUrl::Rtsp(url) => SourceConfig::Rtsp {
             url,
-            login: username.zip(password),
+            login: login.clone(),
             transport: transport.unwrap_or_default(),
         },
         SourceUrl::File(path) => SourceConfig::File {
@@ -564,16 +559,19 @@ fn read_camera(
             pace: pace.unwrap_or_default(),
             repeat: repeat.unwrap_or(false),
         },
-    });
+    };
+    let capture_of = |url: SourceUrl| CaptureConfig {
+        source: source_of(url),
+        step_timeout: step_timeout.map_or(CaptureConfig::STEP_TIMEOUT, ms),
+        silence: silence.map_or(CaptureConfig::SILENCE, ms),
+    };
+    let (capture, main) = (url.map(capture_of), main_url.map(capture_of));
     section.finish();
     Some(CameraConfig {
         id: id?,
         gb28181: gb28181.map(str::to_owned),
-        capture: CaptureConfig {
-            source: source?,
-            step_timeout: step_timeout.map_or(CaptureConfig::STEP_TIMEOUT, ms),
-            silence: silence.map_or(CaptureConfig::SILENCE, ms),
-        },
+        capture: capture?,
+        main,
         decode: DecodeConfig {
             analyse_fps: analyse_fps.unwrap_or(DecodeConfig::default().analyse_fps),
             motion: gate.then_some(motion),

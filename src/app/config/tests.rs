@@ -141,6 +141,7 @@ fn writing_a_default_changes_nothing() {
         };
         // An added line moves what follows it.
         for config in [&mut with, &mut without] {
+            config.revision.clear();
             for label in config.rules.iter_mut().flat_map(|r| &mut r.labels) {
                 label.place.line = 0;
             }

@@ -87,7 +87,7 @@ impl FindingLine {
         let at = |t| setup.scene.seconds(t);
         let label = opened.objects.first().map(|o| setup.scene.label(o.class));
         let payload = |change| {
-            let mut data = setup.facts.data(change, &[]);
+            let mut data = setup.facts.data(change);
             // The clip's time is nobody's clock, and what this machine's is must not show.
             data.clock.synced = false;
             "none".clone_into(&mut data.clock.source);

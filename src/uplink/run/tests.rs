@@ -14,8 +14,10 @@ use super::*;
 use crate::base::secret::Secret;
 use crate::base::time::{Clock, SystemClock};
 use crate::uplink::config::TlsConfig;
+use crate::uplink::evidence::EvidenceItem;
 use crate::uplink::payload::tests::{camera_report, finding, site};
 use crate::uplink::payload::{FindingData, FindingEvent, OutboxStatus};
+use crate::uplink::record::Shelf;
 use crate::uplink::store::Store;
 use crate::uplink::subscriber::{Heard, Subscriber};
 use crate::uplink::topics::TopicKind;
@@ -71,6 +73,7 @@ fn config(port: u16) -> UplinkConfig {
         keep_alive: Duration::from_secs(5),
         progress_timeout: Duration::from_secs(20),
         telemetry_every: Duration::from_secs(3600),
+        evidence_kbps: 256,
     }
 }
 
@@ -84,8 +87,9 @@ struct Site {
     health: watch::Receiver<UplinkHealth>,
     stop: CancellationToken,
     task: Option<JoinHandle<()>>,
+    evidence: EvidenceOutbox,
     /// Removed last.
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Site {
@@ -107,16 +111,18 @@ impl Site {
             problems: Vec::new(),
             config: None,
         };
+        let evidence = EvidenceOutbox::open(&store, dir.path(), false).unwrap();
         Self {
             config,
             clock,
             metrics,
+            evidence,
             store,
             state: watch::channel(state).0,
             health: watch::channel(UplinkHealth::default()).1,
             stop: CancellationToken::new(),
             task: None,
-            _dir: dir,
+            dir,
         }
     }
 
@@ -133,6 +139,7 @@ impl Site {
             health,
             metrics: self.metrics.clone(),
             clock: self.clock.clone(),
+            evidence: Some(self.evidence.clone()),
             heartbeats: Heartbeats::new(self.clock.clone()),
             stop: self.stop.clone(),
         };
@@ -715,6 +722,148 @@ async fn a_record_too_large_for_the_broker_is_parked_and_the_others_go() {
         (stats.records, stats.parked) == (0, 1)
     })
     .await;
+    site.stop().await;
+}
+
+/// Queues a picture of `bytes` bytes for finding `n`, as analytics does.
+fn queue_picture(site: &Site, n: u128, bytes: usize, redacted: bool) -> EvidenceItem {
+    let name = format!("{n}.jpg");
+    let picture: Vec<u8> = (0..bytes).map(|i| (i as u128 * n % 251) as u8).collect();
+    std::fs::write(site.dir.path().join(&name), &picture).unwrap();
+    let item = EvidenceItem {
+        finding: Uuid::from_u128(n),
+        n: 1,
+        kind: "frame".to_owned(),
+        media: "image/jpeg".to_owned(),
+        file: name,
+        sha256: crate::base::digest::sha256_hex(&picture),
+        bytes: bytes as u64,
+        redacted,
+        class: 2,
+        queued_us: n as i64,
+        once: false,
+    };
+    site.store.commit(vec![item.change()]).unwrap();
+    site.evidence.add(item.clone());
+    item
+}
+
+fn shelf(site: &Site) -> usize {
+    site.store.shelf(Shelf::Evidence).unwrap().len()
+}
+
+async fn shelf_emptied(site: &Site) {
+    let emptied = async {
+        while shelf(site) > 0 {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    within("an empty shelf", emptied).await;
+}
+
+/// The finding of the next picture.
+async fn picture_of(ear: &mut Ear) -> Uuid {
+    loop {
+        let message = ear.message().await;
+        if let Some((_, _, TopicKind::Evidence(finding, _))) = Topics::parse(&message.topic) {
+            return finding;
+        }
+    }
+}
+
+#[tokio::test]
+async fn pictures_go_after_all_records_and_leave_the_shelf_when_acknowledged() {
+    let broker = Mosquitto::start();
+    let mut ear = Ear::new(broker.port, "#").await;
+    let mut site = Site::new(config(broker.port));
+    let first = queue_picture(&site, 1, 20_000, true);
+    let second = queue_picture(&site, 2, 10_000, true);
+    site.commit_new(1..=100);
+    site.start();
+    let mut findings = 0;
+    for item in [first, second] {
+        let picture = loop {
+            let message = ear.message().await;
+            if message.topic.contains("/evidence/") {
+                break message;
+            }
+            findings += usize::from(message.topic.contains("/finding/"));
+        };
+        assert_eq!(findings, 100, "text goes before pictures");
+        assert!(picture.topic.ends_with(&format!("{}/1", item.finding)));
+        let sha256 = crate::base::digest::sha256_hex(&picture.payload);
+        assert_eq!(sha256, item.sha256);
+    }
+    shelf_emptied(&site).await;
+    assert_eq!(site.metrics.total(Metric::UplinkEvidenceAcked), 2);
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn pictures_wait_for_the_budget_and_for_a_restart_but_not_for_ever() {
+    let broker = Mosquitto::start();
+    let mut ear = Ear::new(broker.port, "#").await;
+    let mut site = Site::new(UplinkConfig {
+        evidence_kbps: 8,
+        ..config(broker.port)
+    });
+    // The first takes all there is and a minute's worth of debt.
+    let first = queue_picture(&site, 1, 60_000, true);
+    let second = queue_picture(&site, 2, 1000, true);
+    site.start();
+    assert_eq!(picture_of(&mut ear).await, first.finding);
+    assert_eq!(site.metrics.total(Metric::UplinkEvidencePublished), 1);
+    site.commit_new([7]);
+    site.emptied().await;
+    let first_gone = async {
+        while shelf(&site) > 1 {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    within("the first off the shelf", first_gone).await;
+    site.stop().await;
+    // What was sent is not sent again, what was not is, by a process that knows only the shelf.
+    site.evidence = EvidenceOutbox::open(&site.store, site.dir.path(), false).unwrap();
+    site.start();
+    assert_eq!(picture_of(&mut ear).await, second.finding);
+    shelf_emptied(&site).await;
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn what_may_not_or_cannot_leave_is_said_and_does_not_stop_the_others() {
+    let broker = Mosquitto::with(|_| "allow_anonymous true\nmax_packet_size 5000\n".to_owned());
+    let mut ear = Ear::new(broker.port, "#").await;
+    let mut site = Site::new(config(broker.port));
+    queue_picture(&site, 1, 1000, false);
+    queue_picture(&site, 2, 9000, true);
+    let gone = queue_picture(&site, 3, 1000, true);
+    std::fs::remove_file(site.dir.path().join(gone.file)).unwrap();
+    let changed = queue_picture(&site, 4, 1000, true);
+    std::fs::write(site.dir.path().join(changed.file), "another").unwrap();
+    let good = queue_picture(&site, 5, 1000, true);
+    site.start();
+    let (mut reasons, mut pictures) = (BTreeSet::new(), Vec::new());
+    while reasons.len() < 4 || pictures.is_empty() {
+        let message = ear.message().await;
+        if message.topic.ends_with("/notice") {
+            let notice: serde_json::Value = serde_json::from_slice(&message.payload).unwrap();
+            reasons.insert(
+                notice["data"]["data"]["reason"]
+                    .as_str()
+                    .unwrap()
+                    .to_owned(),
+            );
+        } else if message.topic.contains("/evidence/") {
+            pictures.push(message.topic);
+        }
+    }
+    let expected = ["changed", "gone", "policy", "too_large"];
+    assert_eq!(reasons.iter().collect::<Vec<_>>(), expected);
+    assert_eq!(pictures.len(), 1, "{pictures:?}");
+    assert!(pictures[0].contains(&good.finding.to_string()));
+    shelf_emptied(&site).await;
+    assert_eq!(site.metrics.total(Metric::UplinkEvidenceWithheld), 4);
     site.stop().await;
 }
 

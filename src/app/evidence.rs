@@ -1,0 +1,737 @@
+//! Evidence as the site has it: which boxes are faces, what the payload says of each piece, and what
+//! the centre is told when pieces go.
+//!
+//! [`EvidenceDesk`] is the analytics thread's part. Where evidence cannot be kept (a key that is
+//! damaged, a disk that is full) findings go on and name what is missing.
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::analytics::clock_state;
+use super::blocking::on_thread;
+use super::health::Problems;
+use crate::base::geometry::NormRect;
+use crate::base::ids::{CameraIx, CameraSlots};
+use crate::base::metrics::{Metric, Metrics};
+use crate::base::time::{FrameStamp, SharedClock};
+use crate::capture::AccessUnit;
+use crate::detect::{Analysed, ClassInfo, Models};
+use crate::evidence::{
+    BundleWriter, ClipSpan, ClipState, ClockWord, Draft, EvidenceConfig, EvidenceIndex,
+    EvidenceSettings, Faces, Job, Jobs, Keeper, Marked, ModelWord, Picture, Pictures, Redact,
+    RedactionWord, Remux, SiteName, Told, folder_of, pictures,
+};
+use crate::rules::FindingChange;
+use crate::uplink::{
+    Change, EvidenceItem, EvidenceOutbox, EvidenceRef, FindingData, MissingEvidence, Notice,
+    RecordBody, SiteIdentity, StoreHandle,
+};
+
+/// Name of the problem in the site's status while evidence cannot be kept or signed.
+const PROBLEM: &str = "evidence";
+/// And while a finding's pictures could not be written.
+const WRITE_PROBLEM: &str = "evidence pictures";
+const JPEG: &str = "image/jpeg";
+const MP4: &str = "video/mp4";
+/// Last level of a clip's topic; pictures are 1 and 2, of a finding that reopened with revision r
+/// 10 r + 1 and 10 r + 2.
+pub const CLIP_N: u32 = 3;
+
+/// Writes clips with libavformat.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClipWriter;
+
+impl Remux for ClipWriter {
+    fn remux(&self, units: &[AccessUnit], to: &std::path::Path) -> Result<(), String> {
+        crate::decode::remux(units, to).map_err(|e| e.to_string())
+    }
+}
+
+/// What every bundle says.
+#[derive(Clone, Debug)]
+pub struct Words {
+    /// SHA-256 of the config's text.
+    pub config_sha256: String,
+    /// By class: what it is called.
+    labels: Vec<String>,
+    /// By class: a face or a head.
+    faces: Vec<bool>,
+    models: Vec<ModelWord>,
+}
+
+impl Words {
+    /// For a site with these models.
+    pub fn new(models: &Models, config_sha256: String) -> Self {
+        let words = models.models().iter().map(|m| ModelWord {
+            name: m.card.name.clone(),
+            version: m.card.version.clone(),
+            sha256: m.card.sha256.clone(),
+        });
+        Self {
+            config_sha256,
+            labels: models.classes().iter().map(|c| c.label.clone()).collect(),
+            faces: faces(models.classes()),
+            models: words.collect(),
+        }
+    }
+}
+
+/// By class, whether it is a face or a head: by its name, or by being a state of such a thing.
+fn faces(classes: &[ClassInfo]) -> Vec<bool> {
+    let named = |c: &ClassInfo| {
+        let word = c.label.split('-').next();
+        matches!(word, Some("face" | "head"))
+    };
+    let groups: Vec<u16> = classes
+        .iter()
+        .filter(|c| named(c))
+        .map(|c| c.group)
+        .collect();
+    let is_face = |c: &ClassInfo| named(c) || groups.contains(&c.group);
+    classes.iter().map(is_face).collect()
+}
+
+/// A picture taken because somebody asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The JPEG; faces are blurred in it if policy says so.
+    pub jpeg: Vec<u8>,
+    /// Its digest.
+    pub sha256: String,
+    /// Whether faces are blurred.
+    pub redacted: bool,
+    /// When the camera's picture was received.
+    pub stamp: FrameStamp,
+}
+
+/// Why there is no snapshot, for people.
+pub type NoSnapshot = String;
+
+type Asked = HashMap<CameraIx, Vec<oneshot::Sender<Result<Snapshot, NoSnapshot>>>>;
+
+/// Where snapshots are asked for; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshots(Arc<Mutex<Asked>>);
+
+impl Snapshots {
+    /// The next picture of `camera` that the models look at: within a second while it sees. The
+    /// receiver fails if the site stops; who asks sets a limit, for a blind camera never answers.
+    pub fn ask(&self, camera: CameraIx) -> oneshot::Receiver<Result<Snapshot, NoSnapshot>> {
+        let (tx, rx) = oneshot::channel();
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = asked.entry(camera).or_default();
+        waiting.retain(|w| !w.is_closed());
+        waiting.push(tx);
+        rx
+    }
+
+    fn take(&self, camera: CameraIx) -> Vec<oneshot::Sender<Result<Snapshot, NoSnapshot>>> {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.remove(&camera).unwrap_or_default()
+    }
+}
+
+/// What is there of a finding, and what is missing.
+type Known = (Vec<EvidenceRef>, Vec<MissingEvidence>);
+
+/// Where bundles go.
+#[derive(Debug)]
+struct Keeping {
+    writer: BundleWriter,
+    jobs: Jobs,
+    index: EvidenceIndex,
+}
+
+/// The analytics thread's part of evidence.
+#[derive(Debug)]
+pub struct EvidenceDesk {
+    settings: EvidenceSettings,
+    words: Words,
+    /// Why nothing can be kept, if so.
+    keeping: Result<Keeping, String>,
+    /// References of findings that may still change.
+    refs: HashMap<Uuid, Known>,
+    snapshots: Snapshots,
+    outbox: EvidenceOutbox,
+    problems: Problems,
+    metrics: Metrics,
+}
+
+/// A bundle that was written, and what is to be done once its finding is committed.
+#[derive(Debug)]
+pub struct Written {
+    job: Job,
+    leaving: Vec<EvidenceItem>,
+}
+
+impl Written {
+    /// What must be committed together with the finding.
+    pub fn changes(&self) -> Vec<Change> {
+        self.leaving.iter().map(EvidenceItem::change).collect()
+    }
+}
+
+impl EvidenceDesk {
+    /// Opens the site's evidence. What cannot be opened is a problem of the site, not its end.
+    pub fn open(
+        settings: EvidenceSettings,
+        site: &SiteIdentity,
+        words: Words,
+        outbox: EvidenceOutbox,
+        problems: Problems,
+        metrics: &Metrics,
+        clock: SharedClock,
+    ) -> (Self, Option<Keeper>) {
+        let name = SiteName {
+            region: site.region.to_string(),
+            id: site.site.to_string(),
+        };
+        let (keeping, keeper) = match Keeper::open(settings.clone(), name, metrics, clock) {
+            Ok((keeper, jobs)) => {
+                let keeping = Keeping {
+                    writer: BundleWriter::new(&settings.now().dir),
+                    jobs,
+                    index: keeper.index(),
+                };
+                (Ok(keeping), Some(keeper))
+            }
+            Err(e) => {
+                let why = e.to_string();
+                problems.set(PROBLEM, &format!("findings go without evidence: {why}"));
+                tracing::error!(err = %why, "no evidence is kept");
+                metrics
+                    .counter(Metric::EvidenceFailures, &[("reason", "closed")])
+                    .add(1);
+                (Err(why), None)
+            }
+        };
+        let desk = Self {
+            settings,
+            words,
+            keeping,
+            refs: HashMap::new(),
+            snapshots: Snapshots::default(),
+            outbox,
+            problems,
+            metrics: metrics.clone(),
+        };
+        (desk, keeper)
+    }
+
+    /// What answers the centre when it asks for pictures.
+    pub fn answers(
+        &self,
+        store: StoreHandle,
+        slots: CameraSlots,
+        clock: SharedClock,
+    ) -> EvidenceAnswers {
+        EvidenceAnswers {
+            slots,
+            snapshots: self.snapshots.clone(),
+            index: self.keeping.as_ref().ok().map(|k| k.index.clone()),
+            outbox: self.outbox.clone(),
+            store,
+            clock,
+        }
+    }
+
+    /// Another config is in force, or other models. Folder and key stay.
+    pub fn change(&mut self, config: &EvidenceConfig, words: Words) {
+        self.outbox
+            .let_unredacted_leave(config.redact == Redact::Off);
+        self.settings.change(config);
+        self.words = words;
+    }
+
+    /// What the ledger knows of findings that were open when the daemon last stopped.
+    pub fn remember(&mut self, data: &FindingData) {
+        // The clip's state is asked for anew each time.
+        let mut known = (data.evidence.clone(), data.missing.clone());
+        known.0.retain(|e| e.kind != "clip");
+        if !known.0.is_empty() {
+            known.1.retain(|m| m.kind != "clip");
+        }
+        self.refs.insert(data.finding, known);
+    }
+
+    /// What there is of a finding, for a revision of it.
+    pub fn attach(&self, data: &mut FindingData) {
+        let Some((evidence, missing)) = self.refs.get(&data.finding) else {
+            return;
+        };
+        data.evidence.clone_from(evidence);
+        data.missing.clone_from(missing);
+        let clip = self.keeping.as_ref().ok();
+        match clip.and_then(|k| k.index.clip(data.finding)) {
+            Some(ClipState::Ready(clip)) => data.evidence.push(EvidenceRef {
+                kind: "clip".to_owned(),
+                media: MP4.to_owned(),
+                sha256: clip.sha256,
+                bytes: clip.bytes,
+                redacted: false,
+                n: (!clip.sealed).then_some(CLIP_N),
+                withheld: clip.sealed.then(|| CLIP_WITHHELD.to_owned()),
+            }),
+            Some(ClipState::Missing(why)) => data.missing.push(MissingEvidence {
+                kind: "clip".to_owned(),
+                why,
+            }),
+            Some(ClipState::Pending | ClipState::Deleted) | None => {}
+        }
+    }
+
+    /// Forgets the references of findings that cannot change any more.
+    pub fn forget_unless(&mut self, may_change: impl Fn(Uuid) -> bool) {
+        self.refs.retain(|finding, _| may_change(*finding));
+    }
+
+    /// Makes and writes the pictures of a finding that opens or reopens, and enters them into `data`, that
+    /// revision, which must be complete otherwise. Give back what this returns once it is committed.
+    pub fn take(
+        &mut self,
+        analysed: &Analysed,
+        change: &FindingChange,
+        data: &mut FindingData,
+    ) -> Option<Written> {
+        let written = self.try_take(analysed, change, data);
+        let written = match written {
+            Ok(written) => {
+                self.problems.clear(WRITE_PROBLEM);
+                Some(written)
+            }
+            Err((reason, why)) => {
+                self.metrics
+                    .counter(Metric::EvidenceFailures, &[("reason", reason)])
+                    .add(1);
+                if reason != "closed" {
+                    self.problems.set(
+                        WRITE_PROBLEM,
+                        &format!("findings go without pictures: {why}; look at the disk"),
+                    );
+                }
+                tracing::error!(finding = %data.finding, err = %why, "the finding goes on without evidence");
+                let missing = |kind: &str| MissingEvidence {
+                    kind: kind.to_owned(),
+                    why: why.clone(),
+                };
+                data.missing = ["frame", "annotated", "clip"].map(missing).to_vec();
+                None
+            }
+        };
+        self.remember(data);
+        written
+    }
+
+    fn try_take(
+        &self,
+        analysed: &Analysed,
+        change: &FindingChange,
+        data: &mut FindingData,
+    ) -> Result<Written, (&'static str, String)> {
+        let keeping = self
+            .keeping
+            .as_ref()
+            .map_err(|why| ("closed", why.clone()))?;
+        let marked: Vec<Marked> = change
+            .objects
+            .iter()
+            .map(|o| Marked {
+                rect: o.rect,
+                label: format!(
+                    "{} {:.2}",
+                    self.words.labels[usize::from(o.class.0)],
+                    o.score
+                ),
+                colour: usize::from(o.class.0),
+            })
+            .collect();
+        let config = self.settings.now();
+        let made = self
+            .pictures(analysed, &marked, &config)
+            .map_err(|why| ("encode", why))?;
+        // Each time it reopens, its pictures come on topics of their own.
+        let first = if change.revision <= 1 {
+            1
+        } else {
+            10 * change.revision + 1
+        };
+        let references: Vec<EvidenceRef> = made
+            .pictures
+            .iter()
+            .zip(first..)
+            .map(|(p, n)| EvidenceRef {
+                kind: p.kind.to_owned(),
+                media: JPEG.to_owned(),
+                sha256: p.sha256.clone(),
+                bytes: p.jpeg.len() as u64,
+                redacted: p.redacted,
+                n: p.withheld.is_none().then_some(n),
+                withheld: p.withheld.clone(),
+            })
+            .collect();
+        data.missing.clear();
+        data.evidence.retain(|e| e.kind != "clip");
+        data.evidence.extend(references.iter().cloned());
+        let draft = self.draft(change, data, &made, &config);
+        let finding = serde_json::to_vec(data).map_err(|e| ("encode", e.to_string()))?;
+        if let Err(e) = keeping.writer.write(&draft, &finding, &made) {
+            let kept = data.evidence.len() - references.len();
+            data.evidence.truncate(kept);
+            return Err(("write", e.to_string()));
+        }
+        for picture in &made.pictures {
+            self.metrics
+                .counter(Metric::EvidenceStills, &[("kind", picture.kind)])
+                .add(1);
+        }
+        let leaving = leaving(data, &references, &draft.folder, &made, change.stamp);
+        let job = Job {
+            draft,
+            original: made.seal_original.then(|| analysed.frame.clone()),
+            clip: ClipSpan::around(
+                &config,
+                change.camera,
+                change.first_seen,
+                change.stamp.received_utc,
+                change.stamp.received,
+            ),
+        };
+        Ok(Written { job, leaving })
+    }
+
+    fn draft(
+        &self,
+        change: &FindingChange,
+        data: &FindingData,
+        made: &Pictures,
+        config: &EvidenceConfig,
+    ) -> Draft {
+        let clock = clock_state();
+        let opened = change.stamp.received_utc;
+        Draft {
+            finding: data.finding,
+            folder: folder_of(data.finding, change.revision, opened),
+            camera: data.camera.id.clone(),
+            code: data.code.clone(),
+            class: data.class,
+            opened: opened.to_string(),
+            clock: ClockWord {
+                synced: clock.synced,
+                source: clock.source,
+            },
+            config_sha256: self.words.config_sha256.clone(),
+            models: self.words.models.clone(),
+            redaction: RedactionWord {
+                policy: config.redact.as_str().to_owned(),
+                faces: made.faces,
+            },
+        }
+    }
+
+    /// Completes a bundle whose finding is committed.
+    pub fn complete(&self, written: Written) {
+        for item in written.leaving {
+            self.outbox.add(item);
+        }
+        if let Ok(keeping) = &self.keeping {
+            keeping.jobs.give(written.job);
+        }
+    }
+
+    fn pictures(
+        &self,
+        analysed: &Analysed,
+        marked: &[Marked],
+        config: &EvidenceConfig,
+    ) -> Result<Pictures, String> {
+        let is_face = |class: u16| self.words.faces.get(usize::from(class)) == Some(&true);
+        let rects: Vec<NormRect> = analysed
+            .detections
+            .items
+            .iter()
+            .filter(|d| is_face(d.class.0) || d.head.is_some())
+            .map(|d| d.rect)
+            .collect();
+        let faces = if self.words.faces.contains(&true) {
+            Faces::At(&rects)
+        } else {
+            Faces::Unknown("no model here finds faces")
+        };
+        pictures(
+            &analysed.frame,
+            marked,
+            faces,
+            config.redact,
+            config.jpeg_quality,
+        )
+        .map_err(|e| e.to_string())
+    }
+
+    /// Answers those who asked for a picture of this camera.
+    pub fn answer_snapshots(&self, analysed: &Analysed) {
+        let asked = self.snapshots.take(analysed.detections.camera);
+        if asked.is_empty() {
+            return;
+        }
+        let config = self.settings.now();
+        let made = self.pictures(analysed, &[], &config).and_then(|mut made| {
+            let frame = made.pictures.swap_remove(0);
+            match frame.withheld {
+                Some(why) => Err(why),
+                None => Ok(Snapshot {
+                    jpeg: frame.jpeg,
+                    sha256: frame.sha256,
+                    redacted: frame.redacted,
+                    stamp: analysed.frame.stamp,
+                }),
+            }
+        });
+        for asked in asked {
+            // Who asked may have given up.
+            let _gone = asked.send(made.clone()).is_err();
+        }
+    }
+}
+
+/// The pictures of a finding that may leave, as they wait to be sent.
+fn leaving(
+    data: &FindingData,
+    references: &[EvidenceRef],
+    folder: &str,
+    made: &Pictures,
+    stamp: FrameStamp,
+) -> Vec<EvidenceItem> {
+    let pictures = references.iter().zip(&made.pictures);
+    let item = |(reference, picture): (&EvidenceRef, &Picture)| {
+        Some(EvidenceItem {
+            finding: data.finding,
+            n: reference.n?,
+            kind: reference.kind.clone(),
+            media: reference.media.clone(),
+            file: format!("{folder}/{}", picture.name),
+            sha256: reference.sha256.clone(),
+            bytes: reference.bytes,
+            redacted: reference.redacted,
+            class: data.class,
+            queued_us: stamp.received_utc.0,
+            once: false,
+        })
+    };
+    pictures.filter_map(item).collect()
+}
+
+/// What the centre is answered when it asks for pictures: they are queued behind all records, and the
+/// answer names the topic they will come on.
+#[derive(Clone, Debug)]
+pub struct EvidenceAnswers {
+    /// Which camera has which name.
+    pub slots: CameraSlots,
+    /// Where pictures are taken.
+    pub snapshots: Snapshots,
+    /// What there is; `None` if nothing can be kept.
+    pub index: Option<EvidenceIndex>,
+    /// Where files wait to be sent.
+    pub outbox: EvidenceOutbox,
+    /// Where that is durable.
+    pub store: StoreHandle,
+    /// The site's clock.
+    pub clock: SharedClock,
+}
+
+impl EvidenceAnswers {
+    /// Takes and queues the next picture of `camera`.
+    ///
+    /// # Errors
+    /// Why there is none, for people.
+    pub async fn send_snapshot(&self, camera: CameraIx) -> Result<serde_json::Value, String> {
+        let asked = self.snapshots.ask(camera);
+        let snapshot = match tokio::time::timeout(SNAPSHOT_WAIT, asked).await {
+            Ok(Ok(snapshot)) => snapshot?,
+            Ok(Err(_)) => return Err("the site is stopping".to_owned()),
+            Err(_) => {
+                let wait = SNAPSHOT_WAIT.as_secs();
+                return Err(format!(
+                    "no picture of it was looked at within {wait} s: cannot tell what it would show"
+                ));
+            }
+        };
+        // Not a finding, but a name of its own all the same.
+        let id = snapshot_id(&snapshot);
+        let item = EvidenceItem {
+            finding: id,
+            n: 1,
+            kind: "snapshot".to_owned(),
+            media: JPEG.to_owned(),
+            file: format!("{SNAPSHOTS}/{id}.jpg"),
+            sha256: snapshot.sha256.clone(),
+            bytes: snapshot.jpeg.len() as u64,
+            redacted: snapshot.redacted,
+            // Somebody waits for it.
+            class: 1,
+            queued_us: self.clock.utc().0,
+            once: true,
+        };
+        let folder = self.outbox.dir().join(SNAPSHOTS);
+        let path = self.outbox.dir().join(&item.file);
+        let jpeg = snapshot.jpeg;
+        let written = on_thread("snapshot", move || {
+            std::fs::create_dir_all(folder)?;
+            std::fs::write(path, jpeg)
+        });
+        let written = written.await.map_err(|e| e.to_string())?;
+        written.map_err(|e| format!("it cannot be kept until it is sent: {e}"))?;
+        let mut answer = self.queue(item).await?;
+        answer["taken"] = snapshot.stamp.received_utc.to_string().into();
+        Ok(answer)
+    }
+
+    /// Queues the clip of `finding`.
+    ///
+    /// # Errors
+    /// Why there is none that may leave, for people.
+    pub async fn send_clip(&self, finding: Uuid) -> Result<serde_json::Value, String> {
+        let index = self.index.as_ref().ok_or("no evidence is kept here")?;
+        let clip = match index.clip(finding) {
+            Some(ClipState::Ready(clip)) if clip.sealed => {
+                return Err(format!("withheld: {CLIP_WITHHELD}"));
+            }
+            Some(ClipState::Ready(clip)) => clip,
+            Some(ClipState::Pending) => return Err("its end has not come yet".to_owned()),
+            Some(ClipState::Missing(why)) => return Err(format!("there is none: {why}")),
+            Some(ClipState::Deleted) => {
+                return Err("it was removed to stay within the budget".to_owned());
+            }
+            None => return Err("there is no evidence of it any more".to_owned()),
+        };
+        let item = EvidenceItem {
+            finding,
+            n: CLIP_N,
+            kind: "clip".to_owned(),
+            media: MP4.to_owned(),
+            file: clip.path,
+            sha256: clip.sha256,
+            bytes: clip.bytes,
+            redacted: false,
+            class: clip.class,
+            queued_us: self.clock.utc().0,
+            once: false,
+        };
+        self.queue(item).await
+    }
+
+    async fn queue(&self, item: EvidenceItem) -> Result<serde_json::Value, String> {
+        let answer = serde_json::json!({
+            "topic": format!("evidence/{}/{}", item.finding, item.n),
+            "media": item.media,
+            "sha256": item.sha256,
+            "bytes": item.bytes,
+            "redacted": item.redacted,
+        });
+        let committed = self.store.commit_soon(vec![item.change()]).await;
+        committed.map_err(|e| e.chain())?;
+        self.outbox.add(item);
+        Ok(answer)
+    }
+}
+
+impl super::desk::Pictures for EvidenceAnswers {
+    fn snapshot(&self, camera: String) -> BoxFuture<'static, Result<serde_json::Value, String>> {
+        let this = self.clone();
+        async move {
+            let names = this.slots.names();
+            let slot = names.iter().position(|n| n.as_str() == camera);
+            let slot = slot.ok_or_else(|| format!("there is no camera {camera}"))?;
+            this.send_snapshot(CameraIx(slot as u16)).await
+        }
+        .boxed()
+    }
+
+    fn clip(&self, finding: Uuid) -> BoxFuture<'static, Result<serde_json::Value, String>> {
+        let this = self.clone();
+        async move { this.send_clip(finding).await }.boxed()
+    }
+}
+
+/// A camera that sees is looked at once a second at least.
+const SNAPSHOT_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+/// Folder of pictures that wait to be sent and belong to no finding.
+const SNAPSHOTS: &str = "snapshots";
+
+/// From its content and moment: asked twice for one picture, it is one.
+fn snapshot_id(snapshot: &Snapshot) -> Uuid {
+    let name = format!("{}/{}", snapshot.sha256, snapshot.stamp.received_utc);
+    id_of(name.as_bytes())
+}
+
+/// Why a clip stays at the site under the policy `faces`.
+pub const CLIP_WITHHELD: &str = "faces in clips are not blurred";
+
+/// What is done with the evidence thread's word: the site's problems, and a notice to the centre.
+pub fn teller(
+    site: &SiteIdentity,
+    store: StoreHandle,
+    problems: Problems,
+    clock: SharedClock,
+) -> impl Fn(Told) + Send + use<> {
+    let site = format!("{}/{}", site.region, site.site);
+    move |told| match told {
+        Told::Problem(Some(problem)) => problems.set(PROBLEM, &problem),
+        Told::Problem(None) => problems.clear(PROBLEM),
+        Told::Deleted { index, body } => {
+            let bytes: u64 = body.files.iter().map(|f| f.bytes).sum();
+            let mut findings: Vec<&str> = body
+                .files
+                .iter()
+                .filter_map(|f| f.folder.rsplit('/').next())
+                .collect();
+            findings.dedup();
+            let notice = Notice {
+                id: notice_id(&site, index),
+                kind: "evidence.deleted".to_owned(),
+                at: clock.utc(),
+                text: format!(
+                    "{} files of {} findings removed to stay within evidence.{}",
+                    body.files.len(),
+                    findings.len(),
+                    body.reason
+                ),
+                data: serde_json::json!({
+                    "entry": index,
+                    "reason": body.reason,
+                    "files": body.files.len(),
+                    "bytes": bytes,
+                    "findings": &findings[..findings.len().min(MOST_NAMED)],
+                }),
+            };
+            if let Err(e) = store.commit(vec![Change::Record(RecordBody::Notice(Box::new(notice)))])
+            {
+                // The chain has the record; only the word to the centre is lost.
+                tracing::error!(err = %e.chain(), index, "removal of evidence not told");
+            }
+        }
+    }
+}
+
+/// Findings that a notice names at most; the chain names all.
+const MOST_NAMED: usize = 100;
+
+/// The same for the same record of the same site.
+fn notice_id(site: &str, index: u64) -> Uuid {
+    id_of(format!("{site}/evidence/{index}").as_bytes())
+}
+
+fn id_of(name: &[u8]) -> Uuid {
+    let digest = crate::base::digest::sha256_hex(name);
+    let bits = u128::from_str_radix(&digest[..32], 16).unwrap_or_default();
+    uuid::Builder::from_u128(bits)
+        .with_version(uuid::Version::Custom)
+        .with_variant(uuid::Variant::RFC4122)
+        .into_uuid()
+}
+
+#[cfg(test)]
+mod tests;
