@@ -84,7 +84,7 @@ impl Mutes {
             match serde_json::from_str(body) {
                 Ok(mute) => mutes.push(mute),
                 Err(e) => {
-                    tracing::error!(key, err = %e, "mute in the store is unreadable: it is over")
+                    tracing::error!(key, err = %e, "mute in the store is unreadable: it is over");
                 }
             }
         }
