@@ -84,7 +84,7 @@ impl Mutes {
             match serde_json::from_str(body) {
                 Ok(mute) => mutes.push(mute),
                 Err(e) => {
-                    tracing::error!(key, err = %e, "mute in the store is unreadable: it is over")
+                    tracing::error!(key, err = %e, "mute in the store is unreadable: it is over");
                 }
             }
         }
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn mutes_survive_in_the_shelf() {
-        let kept = mute("a", 100);
+        let kept = mute("a", 100_000);
         let Change::Put { key, body, .. } = kept.kept() else {
             panic!("not put");
         };

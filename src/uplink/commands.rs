@@ -184,7 +184,7 @@ impl Journal {
                     entries.insert(id.to_owned(), entry);
                 }
                 Err(e) => {
-                    tracing::error!(id, err = %e, "entry of the command journal is unreadable")
+                    tracing::error!(id, err = %e, "entry of the command journal is unreadable");
                 }
             }
         }
