@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn mutes_survive_in_the_shelf() {
-        let kept = mute("a", 100);
+        let kept = mute("a", 100_000);
         let Change::Put { key, body, .. } = kept.kept() else {
             panic!("not put");
         };

@@ -61,17 +61,38 @@ struct Difference {
     ended: BTreeSet<CameraId>,
     /// Cameras whose capture and decoding begin: new or changed.
     begun: BTreeSet<CameraId>,
+    /// What else.
+    parts: BTreeSet<Part>,
+}
+
+/// A part of the site that is not one camera's, in the order in which it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
     /// Rules, or what findings say of cameras.
-    rules: bool,
-    track: bool,
+    Rules,
+    Track,
     /// The models, or how they are run.
-    models: bool,
+    Models,
     /// How many workers.
-    workers: bool,
-    evidence: bool,
-    uplink: bool,
+    Workers,
+    Evidence,
+    Uplink,
     /// What makes a finding about a camera.
-    health: bool,
+    Health,
+}
+
+impl Part {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Rules => "rules",
+            Self::Track => "track",
+            Self::Models => "models",
+            Self::Workers => "workers",
+            Self::Evidence => "evidence",
+            Self::Uplink => "uplink",
+            Self::Health => "health",
+        }
+    }
 }
 
 impl Difference {
@@ -113,46 +134,51 @@ impl Difference {
         };
         let models = other_models
             || (&old.detect.models, old.detect.regions) != (&detect.models, detect.regions);
+        let parts = [
+            // Rules name cameras by their place in the list.
+            (
+                Part::Rules,
+                meanings(&old.rules) != meanings(rules)
+                    || old.calendar != *calendar
+                    || ids(&old.cameras) != ids(cameras),
+            ),
+            (Part::Track, old.track != *track),
+            (Part::Models, models),
+            // Other models bring workers of their own.
+            (
+                Part::Workers,
+                !models && worker_count(old) != worker_count(new),
+            ),
+            (Part::Evidence, old.evidence != *evidence),
+            (Part::Uplink, old.uplink != *uplink),
+            (Part::Health, other_devices(&old.cameras, cameras)),
+        ];
+        let changed = parts.into_iter().filter(|(_, changed)| *changed);
         Self {
             ended: not_in(&before, &after),
             begun: not_in(&after, &before),
-            // Rules name cameras by their place in the list.
-            rules: meanings(&old.rules) != meanings(rules)
-                || old.calendar != *calendar
-                || ids(&old.cameras) != ids(cameras),
-            track: old.track != *track,
-            models,
-            workers: worker_count(old) != worker_count(new),
-            evidence: old.evidence != *evidence,
-            uplink: old.uplink != *uplink,
-            health: devices(&old.cameras) != devices(cameras),
+            parts: changed.map(|(part, _)| part).collect(),
         }
+    }
+
+    fn has(&self, part: Part) -> bool {
+        self.parts.contains(&part)
     }
 
     /// For `config/reported`.
     fn restarted(&self) -> Vec<String> {
         let cameras = self.ended.union(&self.begun);
-        let mut parts: Vec<String> = cameras.map(|c| format!("camera {c}")).collect();
-        for (changed, name) in [
-            (self.rules, "rules"),
-            (self.track, "track"),
-            (self.models, "models"),
-            (self.workers && !self.models, "workers"),
-            (self.evidence, "evidence"),
-            (self.uplink, "uplink"),
-            (self.health, "health"),
-        ] {
-            if changed {
-                parts.push(name.to_owned());
-            }
-        }
-        parts
+        let cameras = cameras.map(|c| format!("camera {c}"));
+        let parts = self.parts.iter().map(|p| p.as_str().to_owned());
+        cameras.chain(parts).collect()
     }
 }
 
-/// What makes a finding about each camera.
-fn devices(cameras: &[CameraConfig]) -> Vec<(&CameraId, &DeviceConfig)> {
-    cameras.iter().map(|c| (&c.id, &c.device)).collect()
+/// Whether something else makes a finding about a camera that was there before.
+fn other_devices(before: &[CameraConfig], after: &[CameraConfig]) -> bool {
+    let known = |c: &CameraConfig| before.iter().find(|b| b.id == c.id);
+    let changed = |c: &CameraConfig| known(c).is_some_and(|b| b.device != c.device);
+    after.iter().any(changed)
 }
 
 /// Rules without the places they stand at: a comment above them is no change.
@@ -235,7 +261,7 @@ fn prepare(current: &Current, config: SiteConfig) -> Result<Prepared, Problems> 
     }
     let cards = cards_digest(&config.detect.models);
     let difference = Difference::between(&current.config, &config, cards != current.cards);
-    let models = if difference.models {
+    let models = if difference.has(Part::Models) {
         match load_models(&config) {
             Ok(models) => Some(models),
             Err(e) => {
@@ -255,7 +281,7 @@ fn prepare(current: &Current, config: SiteConfig) -> Result<Prepared, Problems> 
         return Err(Problems(problems));
     };
     let one = |key: &str, e: String| Problems(vec![problem(&file, key, e, "")]);
-    let detectors = if difference.models || difference.workers {
+    let detectors = if difference.has(Part::Models) || difference.has(Part::Workers) {
         detectors(&models, worker_count(&config)).map_err(|e| one("detect", e.to_string()))?
     } else {
         Vec::new()
@@ -456,7 +482,7 @@ impl RunningSite {
         let retuning = Retuning {
             facts: facts.clone(),
             track: config.track.clone(),
-            other_models: difference.models,
+            other_models: difference.has(Part::Models),
             evidence: config.evidence.clone(),
             words: Words::new(&models, config.revision.clone()),
             terms: Terms::of(&config, &self.slots).map_err(internal)?,
@@ -481,7 +507,7 @@ impl RunningSite {
             let unit = CameraUnit::start(&self.wiring, slot, camera)?;
             self.cameras.insert(camera.id.clone(), unit);
         }
-        if difference.uplink {
+        if difference.has(Part::Uplink) {
             self.uplink.end().await;
             let uplink = config.uplink.clone();
             self.uplink = UplinkUnit::start(

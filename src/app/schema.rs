@@ -129,18 +129,16 @@ pub fn all() -> BTreeMap<String, Value> {
 /// There is none of that name.
 pub fn run(name: Option<&str>, terminal: Terminal) -> Outcome {
     let all = all();
-    let value = match name {
-        None => json!(all),
-        Some(name) => match all.get(name) {
-            Some(schema) => schema.clone(),
-            None => {
-                let known: Vec<&str> = all.keys().map(String::as_str).collect();
-                let reason = anyhow::anyhow!("no schema `{name}`: there are {}", known.join(", "));
-                return Err(Failure::new(ExitCode::Usage, reason));
-            }
-        },
+    let Some(name) = name else {
+        terminal.line(format_args!("{:#}", json!(all)));
+        return Ok(());
     };
-    terminal.line(format_args!("{value:#}"));
+    let Some(schema) = all.get(name) else {
+        let known: Vec<&str> = all.keys().map(String::as_str).collect();
+        let reason = anyhow::anyhow!("no schema `{name}`: there are {}", known.join(", "));
+        return Err(Failure::new(ExitCode::Usage, reason));
+    };
+    terminal.line(format_args!("{schema:#}"));
     Ok(())
 }
 

@@ -68,7 +68,7 @@ mod tests {
                 told.extend(skew.take(Some(ms * 1000)));
             }
         }
-        assert_eq!(told, [12]);
+        assert_eq!(told, [11]);
     }
 
     #[test]

@@ -242,6 +242,10 @@ impl Task {
         // A command without arguments may leave them out.
         let empty = Value::Object(serde_json::Map::new());
         let args = if args.is_null() { &empty } else { args };
+        // A list would be taken for the values in their order.
+        if !args.is_object() {
+            return Err("args: must be an object".to_owned());
+        }
         let task = match name {
             "verdict" => of(args).map(Self::Verdict),
             "rectify" => of(args).map(Self::Rectify),
@@ -371,7 +375,7 @@ mod tests {
                 json!({"revision": 0, "toml": ""}),
                 "at least 1",
             ),
-            ("unmute", json!([]), "args: invalid"),
+            ("unmute", json!([]), "args: must be an object"),
         ] {
             let e = Task::read(name, &args).unwrap_err();
             assert!(e.contains(reason), "{name} {args}: {e}");

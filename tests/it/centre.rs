@@ -348,8 +348,8 @@ fn the_centres_config_is_checked_whole_taken_up_kept_and_taken_back() {
     });
 
     // All mistakes at once, none of it taken up.
-    let wrong =
-        "[uplink]\nbroker = \"mqtt://evil.example\"\n[[rule]]\nid = \"hat\"\ncoed = \"x\"\n";
+    let wrong = "[uplink]\nbroker = \"mqtt://evil.example\"\n[[rule]]\nid = \"hat\"\n\
+         code = \"ppe.hat.missing\"\ndwel_ms = 1\n";
     want(4, wrong);
     let report = reported(&mut listener, "the refusal", |r| r["rejected"].is_object());
     assert_eq!(
@@ -365,7 +365,7 @@ fn the_centres_config_is_checked_whole_taken_up_kept_and_taken_back() {
         "{keys:?}"
     );
     assert!(
-        keys.contains(&(json!("desired"), json!(5), json!("rule[0].coed"))),
+        keys.contains(&(json!("desired"), json!(6), json!("rule[0].dwel_ms"))),
         "{keys:?}"
     );
     listener.eventually("the notice", |m| {

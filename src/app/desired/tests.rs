@@ -79,10 +79,10 @@ fn the_centres_tables_take_the_place_of_the_sites_and_keys_are_laid_over() {
 fn mistakes_are_told_in_the_lines_of_the_centres_text() {
     let site = Site::new();
     let e = site
-        .over("# one\n[[rule]]\nid = \"hat\"\ncoed = \"x\"\n")
+        .over("[[rule]]\nid = \"hat\"\ncode = \"ppe.hat.missing\"\ndwel_ms = 1\n")
         .unwrap_err();
     let place = |key: &str| ("desired".to_owned(), 4, key.to_owned());
-    assert!(e.contains(&place("rule[0].coed")), "{e:?}");
+    assert!(e.contains(&place("rule[0].dwel_ms")), "{e:?}");
     let e = site.over("[track\n").unwrap_err();
     assert_eq!((e[0].0.as_str(), e[0].1), ("desired", 1));
 }
