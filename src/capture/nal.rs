@@ -73,6 +73,13 @@ pub fn classify(codec: Codec, annex_b: &[u8]) -> UnitKind {
     kind
 }
 
+/// Whether a unit is an H.265 picture that leads the key unit it follows and refers to pictures before
+/// it (RASL, H.265 table 7-1): where decoding begins at that key unit, it cannot be shown.
+pub fn is_skipped_leading(codec: Codec, annex_b: &[u8]) -> bool {
+    let mut types = annex_b_units(annex_b).map(|unit| unit[0] >> 1 & 0x3f);
+    codec == Codec::H265 && types.any(|nal_type| nal_type == 8 || nal_type == 9)
+}
+
 /// How a container frames NAL units.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LengthPrefixed {
@@ -207,6 +214,16 @@ mod tests {
         assert!(classify(Codec::H265, &[0, 0, 1, cra, 1, 1]).is_key);
         assert!(!classify(Codec::H265, &[0, 0, 1, 1 << 1, 1, 1]).is_key);
         assert!(classify(Codec::H265, &[0, 0, 1, 0, 1, 1]).is_disposable);
+    }
+
+    #[test]
+    fn a_picture_that_leads_an_open_gop_and_refers_back_is_told_apart() {
+        let unit = |nal_type: u8| [0, 0, 1, nal_type << 1, 1, 1];
+        assert!(is_skipped_leading(Codec::H265, &unit(8)));
+        assert!(is_skipped_leading(Codec::H265, &unit(9)));
+        // RADL pictures refer to nothing before the key unit.
+        assert!(!is_skipped_leading(Codec::H265, &unit(7)));
+        assert!(!is_skipped_leading(Codec::H264, &unit(8)));
     }
 
     #[test]

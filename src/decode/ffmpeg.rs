@@ -15,7 +15,7 @@ use super::frame::{Frame, YuvMatrix};
 use crate::base::geometry::SizePx;
 use crate::base::ids::CameraIx;
 use crate::base::time::{FrameStamp, MonoMicros, Pts90k};
-use crate::capture::nal::{LengthPrefixed, classify};
+use crate::capture::nal::{LengthPrefixed, classify, is_skipped_leading};
 use crate::capture::{
     AccessUnit, CaptureError, Codec, Container, ContainerUnit, OpenContainer, StreamInfo,
     parameter_sets,
@@ -395,7 +395,8 @@ pub enum RemuxError {
 const CLOCK_90K: ff::Rational = ff::Rational(1, 90_000);
 
 /// Writes compressed pictures, as they are, into an MP4 file whose index comes first, so that browsers
-/// play it while it loads. `units` are in the order they are decoded, the first one a key unit.
+/// play it while it loads. `units` are in the order they are decoded, the first one a key unit; pictures
+/// that follow it and refer to what came before are left out, since no player can show them.
 /// Blocking.
 ///
 /// # Errors
@@ -421,6 +422,12 @@ pub fn remux(units: &[AccessUnit], to: &Path) -> Result<(), RemuxError> {
     options.set("movflags", "faststart");
     drop(output.write_header_with(options).map_err(failed)?);
     let time_base = output.stream(0).map_or(CLOCK_90K, |s| s.time_base());
+    let second_key = units.iter().skip(1).position(|u| u.is_key);
+    let leading = second_key.map_or(units.len(), |n| n + 1);
+    let playable =
+        |(n, u): &(usize, &AccessUnit)| *n >= leading || !is_skipped_leading(u.codec, &u.data);
+    let units = units.iter().enumerate().filter(playable);
+    let units: Vec<&AccessUnit> = units.map(|(_, unit)| unit).collect();
     let shown: Vec<Pts90k> = units.iter().map(|u| u.stamp.pts).collect();
     let times = clip_times(&shown);
     for (n, (unit, time)) in units.iter().zip(&times).enumerate() {
