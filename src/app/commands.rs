@@ -130,8 +130,7 @@ impl Session {
         if allowed {
             problems.clear(BROKER_PROBLEM);
         } else {
-            let text =
-                "broker refuses the subscription to commands: allow it in the broker's access list";
+            let text = "broker refuses the subscription to command/+ or config/desired: allow it in the broker's access list";
             problems.set(BROKER_PROBLEM, text);
         }
     }

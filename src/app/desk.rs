@@ -24,10 +24,10 @@ use crate::base::metrics::{Metric, Metrics};
 use crate::base::time::{SharedClock, UtcMicros};
 use crate::rules::{OpenFinding, RuleState, Shortfall};
 use crate::uplink::{
-    Again, CameraState, Change, ClipArgs, Command, DesiredConfig, DiagnoseArgs, FindingData,
-    LedgerEntry, MuteArgs, MutedRef, REINSPECT_DEFAULT_SECONDS, RectifyArgs, ReinspectArgs,
-    ResendArgs, Shelf, SiteState, SnapshotArgs, StoreError, StoreHandle, Task, UnmuteArgs,
-    VerdictArgs,
+    Again, CameraState, Change, ClipArgs, Command, CoverageReport, DesiredConfig, DiagnoseArgs,
+    FindingData, LedgerEntry, MuteArgs, MutedRef, REINSPECT_DEFAULT_SECONDS, RectifyArgs,
+    ReinspectArgs, ResendArgs, Shelf, SiteState, SnapshotArgs, StoreError, StoreHandle, Task,
+    UnmuteArgs, VerdictArgs,
 };
 
 /// Longest a mute may last from now.
@@ -161,6 +161,8 @@ pub struct Desk {
     pub store: StoreHandle,
     /// What the site says of itself.
     pub state: watch::Receiver<SiteState>,
+    /// What was watched of the running hour so far.
+    pub coverage: watch::Receiver<CoverageReport>,
     /// Cameras and rules in force.
     pub facts: watch::Receiver<Arc<Facts>>,
     /// To the analytics thread.
@@ -229,6 +231,7 @@ impl Desk {
             Task::Desired(args) => self.desired(args, &command.by).await,
             Task::Resend(args) => self.resend(args).await,
             Task::Diagnose(args) => self.diagnose(args).await,
+            Task::Coverage(_) => self.coverage(),
         }
     }
 
@@ -453,6 +456,11 @@ impl Desk {
             ),
             Err(e) => store_failed(&e),
         }
+    }
+
+    fn coverage(&self) -> Outcome {
+        let report = self.coverage.borrow();
+        Outcome::done("", json!(*report))
     }
 
     /// Asks the analytics thread.

@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 use super::exit::{ExitCode, Failure, Outcome};
 use super::terminal::Terminal;
 use crate::uplink::{
-    CameraStatus, ClipArgs, Command, CommandResult, ConfigReport, CoverageReport, DesiredConfig,
-    DiagnoseArgs, Event, FindingData, MuteArgs, Notice, Receipt, RectifyArgs, ReinspectArgs,
-    ResendArgs, SiteStatus, SnapshotArgs, Telemetry, TopicKind, UnmuteArgs, VerdictArgs,
+    CameraStatus, ClipArgs, Command, CommandResult, ConfigReport, CoverageArgs, CoverageReport,
+    DesiredConfig, DiagnoseArgs, Event, FindingData, MuteArgs, Notice, Receipt, RectifyArgs,
+    ReinspectArgs, ResendArgs, SiteStatus, SnapshotArgs, Telemetry, TopicKind, UnmuteArgs,
+    VerdictArgs,
 };
 
 const UUID_V7: &str = "[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}";
@@ -115,6 +116,7 @@ pub fn all() -> BTreeMap<String, Value> {
         ("command.config.desired", read::<DesiredConfig>()),
         ("command.resend", read::<ResendArgs>()),
         ("command.diagnose", read::<DiagnoseArgs>()),
+        ("command.coverage", read::<CoverageArgs>()),
     ];
     let named = schemas.into_iter().map(|(name, mut schema)| {
         schema["$id"] = json!(format!("urn:mingchu:v1:{name}"));

@@ -505,6 +505,7 @@ impl Site {
             desk: Desk {
                 store: store.clone(),
                 state: wiring.state.subscribe(),
+                coverage: coverage.clone(),
                 facts: facts_seen,
                 orders: orders.clone(),
                 mutes,

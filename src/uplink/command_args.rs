@@ -194,6 +194,12 @@ pub struct DiagnoseArgs {
     pub rule: Option<String>,
 }
 
+/// `coverage`: what was watched of the running hour so far. It comes in the answer, not on the topic
+/// `coverage`, where a part of an hour could take the place of a whole one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CoverageArgs {}
+
 /// A command's arguments, read.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Task {
@@ -217,6 +223,8 @@ pub enum Task {
     Resend(ResendArgs),
     /// See [`DiagnoseArgs`].
     Diagnose(DiagnoseArgs),
+    /// See [`CoverageArgs`].
+    Coverage(CoverageArgs),
 }
 
 impl Task {
@@ -232,6 +240,7 @@ impl Task {
         "config.desired",
         "resend",
         "diagnose",
+        "coverage",
     ];
 
     /// Reads the arguments of the command `name`.
@@ -257,6 +266,7 @@ impl Task {
             "config.desired" => of(args).map(Self::Desired),
             "resend" => of(args).map(Self::Resend),
             "diagnose" => of(args).map(Self::Diagnose),
+            "coverage" => of(args).map(Self::Coverage),
             _ => {
                 let known = Self::NAMES.join(", ");
                 return Err(format!("there is no command `{name}`; there are {known}"));
@@ -306,7 +316,8 @@ impl Task {
             | Self::Snapshot(_)
             | Self::Clip(_)
             | Self::Unmute(_)
-            | Self::Diagnose(_) => Ok(()),
+            | Self::Diagnose(_)
+            | Self::Coverage(_) => Ok(()),
         }
     }
 }

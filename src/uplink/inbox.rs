@@ -86,7 +86,8 @@ pub struct Answer {
 pub enum InboxEvent {
     /// A message came.
     Message(Incoming),
-    /// Whether the subscriptions were allowed; `false`: commands cannot come.
+    /// Whether the subscriptions of this connection were allowed so far; `false`: commands, or configs,
+    /// cannot come.
     Subscribed(bool),
 }
 
@@ -163,7 +164,9 @@ impl Inbox {
             Err(e) => return e,
         };
         let topics = Topics::new(&self.site);
-        for filter in [topics.commands(), topics.config_desired()] {
+        let filters = [topics.commands(), topics.config_desired()];
+        let (mut asked, mut all_allowed) = (filters.len(), true);
+        for filter in filters {
             if link.subscribe(&filter).is_err() {
                 let (broker, reason) =
                     (link.broker().to_owned(), format!("{filter} not asked for"));
@@ -178,10 +181,15 @@ impl Inbox {
                     LinkEvent::Closed(error) => return error,
                     LinkEvent::Subscribed(allowed) => {
                         backoff.reset();
+                        asked = asked.saturating_sub(1);
+                        all_allowed &= allowed;
+                        if all_allowed && asked == 0 {
+                            tracing::info!(broker = link.broker(), "commands can come");
+                        }
                         if !allowed {
                             tracing::warn!(broker = link.broker(), "broker refuses a subscription to commands or config/desired");
                         }
-                        if self.events.send(InboxEvent::Subscribed(allowed)).await.is_err() {
+                        if self.events.send(InboxEvent::Subscribed(all_allowed)).await.is_err() {
                             std::future::pending::<()>().await;
                         }
                     }

@@ -24,7 +24,7 @@ mod subscriber;
 mod topics;
 
 pub use command_args::{
-    ClipArgs, DesiredConfig, DiagnoseArgs, Judgement, MOST_MUTE_MINUTES, MuteArgs,
+    ClipArgs, CoverageArgs, DesiredConfig, DiagnoseArgs, Judgement, MOST_MUTE_MINUTES, MuteArgs,
     REINSPECT_DEFAULT_SECONDS, RectifyArgs, ReinspectArgs, ResendArgs, SnapshotArgs, Task,
     UnmuteArgs, VerdictArgs,
 };

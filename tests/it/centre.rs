@@ -186,6 +186,10 @@ fn each_command_is_done_once_and_answered_and_a_wrong_one_is_told_what_is_wrong(
     );
     assert_ne!(snapshot["outcome"], "refused", "{snapshot}");
 
+    let coverage = ask(&mut listener, port, "coverage", "k-1", &json!({}));
+    assert_eq!(coverage["data"]["partial"], true, "{coverage}");
+    assert_eq!(coverage["data"]["cameras"].as_array().unwrap().len(), 2);
+
     // Once more, as a replay under its own number.
     let resent = ask(
         &mut listener,
@@ -270,7 +274,8 @@ fn what_is_commanded_while_the_site_is_away_waits_and_is_done_once_after_a_power
     let mut listener = Listener::start(port);
     let site = site(&broker.url());
     let mut daemon = site.daemon();
-    ask(&mut listener, port, "unmute", "before", &json!({}));
+    // From here on the broker keeps for it what is commanded.
+    daemon.wait_for_text("commands can come");
     daemon.kill();
     let args = json!({"minutes": 5, "reason": "works"});
     publish(
@@ -300,7 +305,7 @@ fn a_flood_of_commands_is_limited_counted_and_told() {
     let mut listener = Listener::start(port);
     let site = site(&broker.url());
     let mut daemon = site.daemon();
-    ask(&mut listener, port, "unmute", "first", &json!({}));
+    daemon.wait_for_text("commands can come");
     let flood: Vec<String> = (0..400)
         .map(|i| command(&format!("flood-{i}"), &json!({})).to_string())
         .collect();
