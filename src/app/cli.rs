@@ -229,7 +229,7 @@ struct ReplayArgs {
     /// Keep what the models saw, to replay it in no time (FILE.jsonl).
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
-    /// Vary a key of a rule, RULE.KEY=LOW..HIGH[:STEP], such as pest.rodent.threshold=0.3..0.8:0.05: a
+    /// Vary a key of a rule, `RULE.KEY=LOW..HIGH[:STEP]`, such as `pest.rodent.threshold=0.3..0.8:0.05`: a
     /// table of precision, recall and delay for each value. RULE is a rule's id or a code.
     #[arg(long, value_name = "SWEEP", requires = "truth")]
     sweep: Option<String>,
