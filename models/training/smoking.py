@@ -19,11 +19,12 @@ import measure
 import sets
 from crops import Head
 
-SIDE = 160  # px of the network's input
+SIDE = 128  # px of the network's input
 WIDE, ABOVE = 3.2, 0.9  # of a face: side of the square in widths, reach above the face's top in widths
 AROUND = 4.0  # of a cigarette: side of the square in longer sides of its box
-LEAST = 0.03  # share of the picture's longer side that such a square has at least
+LEAST_FACE, LEAST_STICK = 0.2, 0.05  # scores of the detector below which nothing is looked at
 BLOCKS = 11
+FROZEN = 5  # blocks that stay as ImageNet made them: most of the arithmetic, little of the question
 
 
 def square_of_face(box):
@@ -44,14 +45,17 @@ def faces_and_sticks(rows, face=0.2, stick=0.03):
             rows[(rows[:, 5] == sets.INDEX["cigarette"]) & (rows[:, 0] >= stick)])
 
 
-def load(data, split, detect):
-    """Squares of a split with whether somebody smokes in them; `set` is "face" or "stick"."""
+def load(data, split, detect, percent=100):
+    """Squares of a split, or of the slice of it that is held out so, with whether somebody smokes in them; `set` is
+    "face" or "stick"."""
     data, out = Path(data), []
     boxed = crops.smokers(data)
     names = {name: kind for (kind, part, name) in boxed if part == split}
     names |= {name: "calm" for (kind, part, name) in sets.own_labels(data) if part == split and kind in ("mask", "heads")}
     sticks_of = {name: rows for (_, part, name), rows in boxed.items() if part == split}
     for name, kind in sorted(names.items()):
+        if not sets.held_out(name, percent):
+            continue
         image = cv2.imread(str(data / name))
         h, w = image.shape[:2]
         faces, sticks = faces_and_sticks(measure.see(detect, image, 0.03))
@@ -83,7 +87,7 @@ def load(data, split, detect):
 
 
 class SmokingNet(nn.Module):
-    """[N, 3, 160, 160] BGR 0..255 to one logit."""
+    """[N, 3, 128, 128] BGR 0..255 to one logit."""
 
     def __init__(self, pretrained=True):
         super().__init__()
@@ -99,10 +103,19 @@ class SmokingNet(nn.Module):
         self.drop = nn.Dropout(0.3)
         self.out = nn.Linear(768, 1)
 
+    def train(self, mode=True):
+        super().train(mode)
+        for part in (self.norm, self.blocks[:FROZEN]):
+            part.eval()
+        return self
+
     def forward(self, x):
         x = (x.flip(1) - 127.0) / 128.0
-        x = self.act(self.norm(self.stem(x)))
-        for i, block in enumerate(self.blocks):
+        with torch.set_grad_enabled(False):
+            x = self.act(self.norm(self.stem(x)))
+            for block in self.blocks[:FROZEN]:
+                x = block(x)
+        for i, block in enumerate(self.blocks[FROZEN:], FROZEN):
             x = block(x, drop_connect_rate=0.1 * i / BLOCKS if self.training else None)
         x = self.last(x)
         return self.out(self.drop(torch.cat((x.mean((2, 3)), x.amax((2, 3))), 1)))[:, 0]

@@ -43,7 +43,7 @@ class Canvases(torch.utils.data.Dataset):
     def __init__(self, pictures, cuts, size, seed, epoch, calm, batch=16):
         self.pictures, self.cuts, self.key, self.calm = pictures, cuts, (seed, epoch), calm
         rng = np.random.default_rng(self.key)
-        self.order = augment.epoch_order(pictures, rng)
+        self.order = augment.epoch_order(pictures, rng, calm)
         self.shapes = [nearest(pictures[i].image) if calm else (size, size) for i in self.order]
         self.batches = []
         for shape in SHAPES if calm else ((size, size),):
@@ -225,7 +225,7 @@ def train(rank, a):
                 best = mean
                 save(out / "best.pt", {"net": smooth.state_dict(), "epoch": epoch, "mean": mean, "seed": a.seed})
         save(out / "last.pt", {"net": net.state_dict(), "smooth": smooth.state_dict(), "opt": opt.state_dict(),
-                               "epoch": epoch, "step": step, "best": best})
+                               "epoch": epoch, "step": step, "best": best, "seed": a.seed})
         with open(out / "log.jsonl", "a") as f:
             f.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)
