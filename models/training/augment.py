@@ -4,10 +4,12 @@ Small objects, wide angle, views from above, steam, grease, low light, night inf
 occlusion; rats, cats and dogs cut out and put where none were; things that look like cigarettes.
 """
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
-from sets import FACES, IGNORE, INDEX
+from sets import FACES, IGNORE, INDEX, overlap
 
 PAD = 114
 SMALLEST = 4.0  # px: an object below this after augmentation teaches nothing
@@ -24,51 +26,94 @@ def letterbox(image, width, height):
     return out, f
 
 
-def cutouts(pictures, longest=200):
-    """Animals without their ground: [(class, picture, alpha)], by GrabCut from their boxes."""
-    out = []
-    for p in pictures:
-        mine = p.rows[np.isin(p.rows[:, 0], ANIMALS)]
-        h, w = p.image.shape[:2]
-        if len(mine) != 1 or p.set not in ("rodent",):
+def natural(image):
+    """The canvas in which the application would show a picture, and the factor with which."""
+    from measure import input_shape
+
+    h, w = image.shape[:2]
+    width, height = input_shape(w, h)
+    return (width, height), min(width / w, height / h)
+
+
+@dataclass
+class Cut:
+    """What GrabCut found of an animal: the animal to put elsewhere, and its outline in pixels of the picture."""
+
+    cls: int
+    hull: np.ndarray | None
+    image: np.ndarray
+    alpha: np.ndarray
+    whole: bool  # not so near that the picture cuts it: good to put elsewhere
+
+
+def cut_out(image, row, longest=200):
+    """An animal without its ground, by GrabCut from its box; None where that fails.
+
+    Its outline is believed only if its own box is the labelled one's (overlap above 0.8): then it says exactly
+    which box the animal has after a turn, tail or no tail, as the label had it.
+    """
+    c, x1, y1, x2, y2 = row
+    h, w = image.shape[:2]
+    bw, bh = x2 - x1, y2 - y1
+    if min(bw, bh) < 24:
+        return None
+    gx, gy = 0.15 * bw, 0.15 * bh
+    left, top, right, bottom = (int(v) for v in (max(0, x1 - gx), max(0, y1 - gy), min(w, x2 + gx), min(h, y2 + gy)))
+    part = image[top:bottom, left:right]
+    f = min(1.0, longest / max(part.shape[:2]))
+    part = cv2.resize(part, None, fx=f, fy=f, interpolation=cv2.INTER_AREA)
+    rect = [int(v) for v in ((x1 - left) * f, (y1 - top) * f, bw * f, bh * f)]
+    if rect[2] * rect[3] > 0.92 * part.shape[0] * part.shape[1]:  # too little ground to learn from
+        return None
+    mask = np.zeros(part.shape[:2], np.uint8)
+    cv2.setRNGSeed(0)
+    try:
+        cv2.grabCut(part, mask, rect, np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_RECT)
+    except cv2.error:
+        return None
+    count, parts, stats, _ = cv2.connectedComponentsWithStats((mask % 2).astype(np.uint8))
+    if count < 2:
+        return None
+    biggest = 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+    alpha = (parts == biggest).astype(np.float32)
+    share = alpha.sum() / (rect[2] * rect[3])
+    x, y, cw, ch = (int(v) for v in stats[biggest][:4])
+    box = np.array([x, y, x + cw, y + ch]) / f + [left, top, left, top]
+    if not 0.25 < share < 0.9:  # a failed cut
+        return None
+    hull = None
+    if overlap(box[None], row[None, 1:])[0, 0] > 0.8:
+        ys, xs = np.nonzero(alpha)
+        hull = cv2.convexHull(np.stack([xs, ys], 1).astype(np.int32))[:, 0].astype(np.float32)
+        hull = (hull - hull.min(0)) / np.maximum(hull.max(0) - hull.min(0), 1)  # filling the labelled box exactly
+        hull = (hull * [bw, bh] + [x1, y1]).astype(np.float32)
+    whole = bw * bh <= 0.6 * w * h and min(bw, bh) >= 40
+    soft = cv2.GaussianBlur(alpha, (3, 3), 0)
+    return Cut(int(c), hull, part[y:y + ch, x:x + cw].copy(), soft[y:y + ch, x:x + cw].copy(), bool(whole))
+
+
+def cutouts(pictures):
+    """{picture's index: [outline or None of each row]} of rodent pictures, and the animals to put elsewhere."""
+    hulls, animals = {}, []
+    for i, p in enumerate(pictures):
+        if p.set != "rodent":
             continue
-        c, x1, y1, x2, y2 = mine[0]
-        bw, bh = x2 - x1, y2 - y1
-        if min(bw, bh) < 40 or bw * bh > 0.6 * w * h:
-            continue
-        gx, gy = 0.15 * bw, 0.15 * bh
-        left, top, right, bottom = (int(v) for v in (max(0, x1 - gx), max(0, y1 - gy), min(w, x2 + gx), min(h, y2 + gy)))
-        if left == 0 and top == 0 and right == w and bottom == h:
-            continue
-        part = p.image[top:bottom, left:right]
-        f = min(1.0, longest / max(part.shape[:2]))
-        part = cv2.resize(part, None, fx=f, fy=f, interpolation=cv2.INTER_AREA)
-        rect = [int(v) for v in ((x1 - left) * f, (y1 - top) * f, bw * f, bh * f)]
-        mask = np.zeros(part.shape[:2], np.uint8)
-        cv2.setRNGSeed(0)
-        try:
-            cv2.grabCut(part, mask, rect, np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_RECT)
-        except cv2.error:
-            continue
-        alpha = (mask % 2).astype(np.uint8)
-        count, parts, stats, _ = cv2.connectedComponentsWithStats(alpha)
-        if count < 2:
-            continue
-        biggest = 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
-        alpha = (parts == biggest).astype(np.float32)
-        share = alpha.sum() / (rect[2] * rect[3])
-        if not 0.25 < share < 0.9:  # a failed cut
-            continue
-        x, y, cw, ch = stats[biggest][:4]
-        out.append((int(c), part[y:y + ch, x:x + cw].copy(), cv2.GaussianBlur(alpha, (3, 3), 0)[y:y + ch, x:x + cw].copy()))
-    return out
+        found = [cut_out(p.image, r) if int(r[0]) in ANIMALS else None for r in p.rows]
+        hulls[i] = [c and c.hull for c in found]
+        # An animal whose outline is not the labelled box lost its tail in the cut: put elsewhere, it would teach
+        # boxes without.
+        if len(p.rows) == 1 and found[0] is not None and found[0].hull is not None and found[0].whole:
+            animals.append((found[0].cls, found[0].image, found[0].alpha))
+    return hulls, animals
 
 
 class Augment:
-    """Canvases of `size` px from one seeded generator. `calm` leaves out what is far from any camera."""
+    """Canvases of width x height px from one seeded generator. `calm` leaves out what is far from any camera."""
 
-    def __init__(self, pictures, animals, size, seed, calm=False):
-        self.pictures, self.animals, self.size, self.calm = pictures, animals, size, calm
+    def __init__(self, pictures, cuts, size, seed, calm=False):
+        self.pictures, self.calm = pictures, calm
+        self.width, self.height = size
+        self.hulls, self.animals = cuts
         self.rng = np.random.default_rng(seed)
 
     def sample(self, index):
@@ -86,7 +131,7 @@ class Augment:
             rows = self.occlude(image, rows)
         if self.rng.random() < 0.5:
             image = image[:, ::-1]
-            rows[:, [1, 3]] = self.size - rows[:, [3, 1]]
+            rows[:, [1, 3]] = self.width - rows[:, [3, 1]]
         return self.camera(np.ascontiguousarray(image)), rows
 
     def log_uniform(self, low, high):
@@ -94,23 +139,30 @@ class Augment:
 
     def canvas(self):
         """Padding grey, or another picture's texture enlarged beyond recognition, so that neither is a cue."""
-        s = self.size
         if self.rng.random() < 0.6:
-            return np.full((s, s, 3), PAD, np.uint8)
+            return np.full((self.height, self.width, 3), PAD, np.uint8)
         if self.rng.random() < 0.5:
-            return drawn(self.rng, s)
+            return drawn(self.rng, max(self.width, self.height))[:self.height, :self.width].copy()
         image = self.pictures[int(self.rng.integers(len(self.pictures)))].image
         h, w = image.shape[:2]
         side = max(4, min(h, w) // 10)
         x, y = int(self.rng.integers(w - side + 1)), int(self.rng.integers(h - side + 1))
-        return cv2.GaussianBlur(cv2.resize(image[y:y + side, x:x + side], (s, s)), (0, 0), 5)
+        return cv2.GaussianBlur(cv2.resize(image[y:y + side, x:x + side], (self.width, self.height)), (0, 0), 5)
 
-    def angle(self, picture):
-        """Rotation in degrees: any for animals (cameras look down on them), little for people."""
-        free = (picture.rows[:, 0] == INDEX["rat"]).any() or picture.set == "rodent"
-        draw = self.rng.random()
-        if free:
-            return self.rng.uniform(-180, 180) if draw < (0.15 if self.calm else 0.4) else self.rng.uniform(-8, 8)
+    def angle(self, index):
+        """Rotation in degrees: any for animals (cameras look down on them), little for people.
+
+        Any angle at all only where the outline of every animal is known, so that its box after the turn is
+        exact; elsewhere quarter turns, which keep boxes exact, and a few degrees.
+        """
+        picture, draw = self.pictures[index], self.rng.random()
+        if picture.set in ("rodent", "rodent-topdown"):
+            if draw >= (0.2 if self.calm else 0.45):
+                return self.rng.uniform(-5, 5)
+            known = self.hulls.get(index)
+            if known is not None and all(h is not None for h in known):
+                return self.rng.uniform(-180, 180)
+            return 90 * self.rng.integers(1, 4) + self.rng.uniform(-5, 5)
         return self.rng.uniform(-100, 100) if draw < 0.06 and not self.calm else self.rng.uniform(-14, 14) if draw < 0.5 else 0.0
 
     def paste(self, canvas, index, scale, window, centre):
@@ -121,7 +173,7 @@ class Augment:
         if scale < 0.7:  # average first: a warp alone would alias small things away
             image = cv2.resize(image, (max(8, round(w * scale)), max(8, round(h * scale))), interpolation=cv2.INTER_AREA)
         fx, fy = scale * stretch * w / image.shape[1], scale / stretch * h / image.shape[0]
-        turn = np.deg2rad(self.angle(p))
+        turn = np.deg2rad(self.angle(index))
         c, s = np.cos(turn), np.sin(turn)
         m = np.array([[c * fx, -s * fy], [s * fx, c * fy]])
         middle = np.array([image.shape[1] / 2, image.shape[0] / 2])
@@ -134,36 +186,44 @@ class Augment:
                                 borderMode=cv2.BORDER_TRANSPARENT)
         canvas[y1:y2, x1:x2] = warped
         rows = p.rows.copy()
-        rows[:, 1:] *= np.array([image.shape[1] / w, image.shape[0] / h] * 2)
-        return cut(turned(rows, m), window)
+        f = np.array([image.shape[1] / w, image.shape[0] / h])
+        rows[:, 1:] *= np.tile(f, 2)
+        rows = turned(rows, m)
+        for row, hull in zip(rows, self.hulls.get(index, ())):
+            if hull is not None:
+                at = (hull * f) @ m[:, :2].T + m[:, 2]
+                row[1:] = *at.min(0), *at.max(0)
+        return cut(rows, window)
 
     def scale_for(self, index, low, high):
-        """A factor that gives the picture's long side so many times 416 px, whatever the canvas: what counts
-        is the size in pixels that the shipped tensor will show."""
-        h, w = self.pictures[index].image.shape[:2]
-        return self.log_uniform(low, high) * 416 / max(h, w)
+        """A factor between `low` and `high` times the one with which the application would show the picture,
+        whatever the canvas: what counts is the size in pixels that the network will meet."""
+        return self.log_uniform(low, high) * natural(self.pictures[index].image)[1]
 
     def single(self, index):
         """One picture, mostly whole; returns also whether animals may be put into it."""
-        s, image = self.size, self.canvas()
-        scale = self.scale_for(index, 0.35, 1.3) if not self.calm else self.scale_for(index, 0.6, 1.15)
-        slack = abs(1 - scale * max(self.pictures[index].image.shape[:2]) / s) * s / 2
-        centre = s / 2 + self.rng.uniform(-slack, slack, 2)
-        rows = self.paste(image, index, scale, (0, 0, s, s), centre)
+        image, size = self.canvas(), np.array([self.width, self.height])
+        if self.calm and self.rng.random() < 0.5:  # just as the application shows it
+            scale = natural(self.pictures[index].image)[1]
+        else:
+            scale = self.scale_for(index, 0.5, 1.1) if self.calm else self.scale_for(index, 0.35, 1.2)
+        slack = np.abs(size - scale * np.array(self.pictures[index].image.shape[1::-1])) / 2
+        centre = size / 2 + self.rng.uniform(-slack, slack)
+        rows = self.paste(image, index, scale, (0, 0, self.width, self.height), centre)
         return image, rows, not np.isin(rows[:, 0], ANIMALS).any()
 
     def mosaic(self, index):
         """Four pictures meeting at a random point, mostly shrunk: objects of camera size."""
-        s = self.size
+        width, height = self.width, self.height
         image = self.canvas()
-        cx, cy = (int(v) for v in self.rng.uniform(0.3 * s, 0.7 * s, 2))
-        windows = [(0, 0, cx, cy), (cx, 0, s, cy), (0, cy, cx, s), (cx, cy, s, s)]
+        cx, cy = (int(v) for v in self.rng.uniform(0.3, 0.7, 2) * [width, height])
+        windows = [(0, 0, cx, cy), (cx, 0, width, cy), (0, cy, cx, height), (cx, cy, width, height)]
         self.rng.shuffle(windows)
         which = [index] + [int(i) for i in self.rng.integers(len(self.pictures), size=3)]
         parts = []
         for i, win in zip(which, windows):
             win = tuple(int(v) for v in win)
-            scale = self.scale_for(i, 0.22, 0.95)
+            scale = self.scale_for(i, 0.2, 0.85)
             h, w = self.pictures[i].image.shape[:2]
             centre = []
             for lo, hi, side in ((win[0], win[2], w * scale), (win[1], win[3], h * scale)):
@@ -192,10 +252,12 @@ class Augment:
             ys, xs = np.nonzero(mask > 0.5)
             if len(xs) < 12:
                 continue
-            px, py = (int(v) for v in self.rng.uniform(0, self.size - side, 2)) if side < self.size else (0, 0)
+            if side >= min(self.width, self.height):
+                continue
+            px, py = (int(self.rng.uniform(0, v - side)) for v in (self.width, self.height))
             box = np.array([px + xs.min(), py + ys.min(), px + xs.max() + 1, py + ys.max() + 1], np.float32)
             solid = rows[rows[:, 0] >= 0]
-            if side >= self.size or (len(solid) and inside(box, solid[solid[:, 0] != INDEX["person"]][:, 1:]) > 0.05):
+            if len(solid) and inside(box, solid[solid[:, 0] != INDEX["person"]][:, 1:]) > 0.05:
                 continue
             ground = image[py:py + side, px:px + side].astype(np.float32)
             body = body.astype(np.float32)
@@ -215,9 +277,9 @@ class Augment:
 
     def sticks(self, image):
         """Chopsticks, pens, straws and spoons: long and thin as a cigarette, but none."""
-        s = self.size
+        s = min(self.width, self.height)
         for _ in range(int(self.rng.integers(1, 4))):
-            start = self.rng.uniform(0, s, 2)
+            start = self.rng.uniform(0, 1, 2) * [self.width, self.height]
             turn, length = self.rng.uniform(0, 2 * np.pi), self.log_uniform(0.08, 0.5) * s
             width = max(1, round(length * self.rng.uniform(0.02, 0.06)))
             end = start + length * np.array([np.cos(turn), np.sin(turn)])
@@ -239,7 +301,8 @@ class Augment:
         else:
             cover = self.rng.uniform(0.15, 0.4) * h
             box = [r[1] - 4, r[4] - cover, r[3] + 4, r[4] + 4]
-        x1, y1, x2, y2 = (int(np.clip(v, 0, self.size)) for v in box)
+        x1, x2 = (int(np.clip(v, 0, self.width)) for v in (box[0], box[2]))
+        y1, y2 = (int(np.clip(v, 0, self.height)) for v in (box[1], box[3]))
         others = rows[np.isin(rows[:, 0], FACES + (INDEX["cigarette"],))]
         if x2 <= x1 or y2 <= y1 or (len(others) and inside(np.array([x1, y1, x2, y2], np.float32), others[:, 1:]) > 0):
             return rows
@@ -366,12 +429,16 @@ def cut(rows, window):
     return out[seen > 1]
 
 
-def epoch_order(pictures, rng):
-    """Every picture once, those with rare classes more often; one in two of the one top-down scene."""
-    often = {INDEX["face-chin"]: 3, INDEX["cigarette"]: 2, INDEX["cat"]: 2, INDEX["dog"]: 2, INDEX["phone"]: 2}
+def epoch_order(pictures, rng, calm=False):
+    """Every picture once, those with rare classes more often; one in two of the one top-down scene.
+
+    In calm epochs rats, whose boxes are learnt last, come more often, and what is learnt well comes less.
+    """
+    often = {INDEX["rat"]: 3 if calm else 2, INDEX["face-chin"]: 2, INDEX["cigarette"]: 2, INDEX["cat"]: 2, INDEX["dog"]: 2}
+    rest = {"rodent-topdown": 0.5} | ({"mask": 0.6, "heads": 0.6, "heads-incomplete": 0.6, "negatives": 0.6} if calm else {})
     order = []
     for i, p in enumerate(pictures):
-        if p.set == "rodent-topdown" and rng.random() < 0.5:
+        if rng.random() > rest.get(p.set, 1.0):
             continue
         order += [i] * max([1] + [n for c, n in often.items() if (p.rows[:, 0] == c).any()])
     return rng.permutation(order)

@@ -158,8 +158,8 @@ def cut(image, box, width=WIDTH, height=HEIGHT):
     return out
 
 
-def augmented(head, rng):
-    """The head as another camera and another detector would have shown it."""
+def augmented(head, rng, width=WIDTH, height=HEIGHT, least=12, wide=WIDE):
+    """The head as another camera and another detector would have shown it: faces down to `least` px."""
     x1, y1, x2, y2 = head.box
     w, h = x2 - x1, y2 - y1
     scale = np.exp(rng.uniform(-0.16, 0.16, 2))
@@ -171,22 +171,22 @@ def augmented(head, rng):
         m = cv2.getRotationMatrix2D((float(x), float(y)), turn, 1)
         image = cv2.warpAffine(image, m, image.shape[1::-1], borderValue=(PAD,) * 3, flags=cv2.INTER_LINEAR)
     if rng.random() < 0.35:  # a head further away: few pixels, enlarged
-        f = rng.uniform(12, 40) / (w / WIDE)
+        f = rng.uniform(least, 40) / (w / wide)
         if f < 1:
             nw, nh = max(4, int(w * scale[0] * f)), max(4, int(h * scale[1] * f))
             small = cut(image, box, nw, nh)
-            out = cut(small, np.array([0, 0, nw, nh], float))
+            out = cut(small, np.array([0, 0, nw, nh], float), width, height)
         else:
-            out = cut(image, box)
+            out = cut(image, box, width, height)
     else:
-        out = cut(image, box)
+        out = cut(image, box, width, height)
     if rng.random() < 0.5:
         out = out[:, ::-1]
     out = np.ascontiguousarray(out)
     if rng.random() < 0.15:  # something in front of an edge of the crop
         side, depth = int(rng.integers(4)), rng.uniform(0.1, 0.25)
         tone = [int(v) for v in rng.uniform(0, 255, 3)]
-        dx, dy = int(depth * WIDTH), int(depth * HEIGHT)
-        corners = [((0, 0), (dx, HEIGHT)), ((WIDTH - dx, 0), (WIDTH, HEIGHT)), ((0, HEIGHT - dy), (WIDTH, HEIGHT)), ((0, 0), (WIDTH, dy // 2))][side]
+        dx, dy = int(depth * width), int(depth * height)
+        corners = [((0, 0), (dx, height)), ((width - dx, 0), (width, height)), ((0, height - dy), (width, height)), ((0, 0), (width, dy // 2))][side]
         cv2.rectangle(out, *corners, tone, -1)
     return camera(out, rng) if rng.random() < 0.8 else out

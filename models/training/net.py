@@ -1,4 +1,7 @@
-"""YOLOX-nano written out as a plain PyTorch module.
+"""YOLOX-nano written out as a plain PyTorch module, with ReLU in place of SiLU.
+
+ReLU can be folded into an int8 convolution, SiLU cannot; and because it is positively
+homogeneous, scale can be moved from one layer to the next before int8 (quantise.py).
 
 The start weights come from an ONNX file in which batch normalisation is already
 folded into the convolutions.  `add_norms` puts it back for training (without it the
@@ -19,7 +22,9 @@ STRIDES = (8, 16, 32)
 
 
 class Conv(nn.Module):
-    """Convolution with bias, same padding, normalisation while training, SiLU."""
+    """Convolution with bias, same padding, normalisation while training, ReLU."""
+
+    act = staticmethod(F.relu)
 
     def __init__(self, cin, cout, k=1, stride=1, groups=1):
         super().__init__()
@@ -27,7 +32,7 @@ class Conv(nn.Module):
         self.norm = nn.Identity()
 
     def forward(self, x):
-        return F.silu(self.norm(self.conv(x)))
+        return self.act(self.norm(self.conv(x)))
 
 
 class Separable(nn.Module):
@@ -207,11 +212,12 @@ def load_own(net, onnx_path):
     net.load_state_dict({n: torch.from_numpy(tensors[n].copy()) for n in wanted})
 
 
-def add_norms(net, images=None):
+def add_norms(net, images=None, was=F.relu):
     """Batch normalisation behind every convolution, set so that the network answers as before.
 
     `images` [N, 3, H, W] are pictures as the network sees them: their statistics are what is undone.
-    Without them the norms start blank, to be loaded.
+    Without them the norms start blank, to be loaded.  `was` is the activation that the weights were made
+    for: where it is another, the norms give every channel the mean and spread that it had with that one.
     """
     blocks = [m for m in net.modules() if isinstance(m, Conv)]
     for block in blocks:
@@ -222,13 +228,17 @@ def add_norms(net, images=None):
         x = inputs[0]
         var, mean = torch.var_mean(x, (0, 2, 3), unbiased=False)
         norm.running_mean.copy_(mean), norm.running_var.copy_(var)
-        norm.weight.data.copy_((var + norm.eps).sqrt()), norm.bias.data.copy_(mean)
+        if aim:
+            norm.weight.data.copy_((var + norm.eps).sqrt()), norm.bias.data.copy_(mean)
 
     if images is not None:
         hooks = [b.norm.register_forward_pre_hook(fit) for b in blocks]
         net.eval()
+        now = Conv.act
         with torch.no_grad():
-            net(images)
+            for act, aim in ((was, True), (now, False)):
+                Conv.act = staticmethod(act)
+                net(images)
         for hook in hooks:
             hook.remove()
     return net

@@ -1,7 +1,7 @@
 """int8 copies of the networks: static, per channel, QDQ, calibrated on training pictures.
 
-Depthwise convolutions stay fp32: with one channel a group, one wide channel spoils the range of none but
-itself, yet their activations have one range for all, and in YOLOX-nano that costs a third of the AP.
+Depthwise convolutions may stay fp32: each of their channels has its own weights, yet their activations have one
+range for all, and where channels differ much that ruins the network.  equalise.py makes them alike.
 Weights keep seven of their eight bits (`reduce_range`): on x86 without VNNI two 8-bit products can overflow the
 16-bit sum they are added in, and a box in a restaurant may well be without.
 """
@@ -21,14 +21,16 @@ class Pictures(CalibrationDataReader):
         return next(self.left, None)
 
 
-def quantise(source, target, tensors, keep_float=(), op_types=("Conv", "Gemm", "MatMul"), reduce_range=True):
-    """Writes `target`; depthwise convolutions and nodes whose name holds one of `keep_float` stay fp32."""
+def quantise(source, target, tensors, keep_float=(), op_types=("Conv", "Gemm", "MatMul"), depthwise=False, reduce_range=True):
+    """Writes `target`; nodes whose name holds (or, after a ^, begins with) one of
+    `keep_float` stay fp32, without `depthwise` such convolutions too."""
     source, target = Path(source), Path(target)
     ready = target.with_suffix(".ready")
     quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
     model = onnx.load(str(ready))
-    depthwise = lambda n: n.op_type == "Conv" and any(a.name == "group" and a.i > 1 for a in n.attribute)
-    float_nodes = [n.name for n in model.graph.node if depthwise(n) or any(k in n.name for k in keep_float)]
+    spared = lambda name, k: name.startswith(k[1:]) if k[0] == "^" else k in name
+    grouped = lambda n: n.op_type == "Conv" and any(a.name == "group" and a.i > 1 for a in n.attribute)
+    float_nodes = [n.name for n in model.graph.node if (grouped(n) and not depthwise) or any(spared(n.name, k) for k in keep_float)]
     part = target.with_suffix(".part")
     quantize_static(str(ready), str(part), Pictures(model.graph.input[0].name, tensors), quant_format=QuantFormat.QDQ,
                     per_channel=True, reduce_range=reduce_range, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,

@@ -5,6 +5,7 @@ import numpy as np
 import crops
 import measure
 import sets
+import smoking
 from sets import CLASSES, INDEX, overlap
 
 # What people boxed, of which a figure can be trusted; a set's other classes are not judged on it.
@@ -64,8 +65,11 @@ def of_part(data, part):
     return [p for p in own_pictures(data, "train") if sets.held_out(p.name) and not sets.is_copy(p.image, known)]
 
 
-def detections(predict, pictures, shrink=1.0, low=measure.LOW):
-    return [(measure.see(predict, p.image, low, shrink), p) for p in pictures]
+def detections(predict, pictures, shrink=1.0, low=measure.LOW, look=None):
+    """What a detector sees; with `look`, the network of squares, cigarettes after the second look. A shrunk picture is
+    looked at as it is: the second look has the camera's own pixels."""
+    seen = [(measure.see(predict, p.image, low, shrink), p) for p in pictures]
+    return [(mended(look, p.image, rows, heads=False)[0], p) for rows, p in seen] if look else seen
 
 
 def counts(results, cls, threshold):
@@ -165,11 +169,11 @@ def best_threshold(results, name, floor=0.25, ceiling=0.8, beta=0.5):
     return float(max(np.arange(floor, ceiling + 1e-6, 0.05).round(2), key=f_beta))
 
 
-def detector_report(predict, pictures, thresholds, shrinks=(1.0, 0.45)):
+def detector_report(predict, pictures, thresholds, shrinks=(1.0, 0.45), look=None):
     """All figures of the detector; `thresholds` by class name."""
     out = {}
     for s in shrinks:
-        results = detections(predict, pictures, s)
+        results = detections(predict, pictures, s, look=look)
         part = out[f"x{s:g}"] = {}
         for name in CLASSES:
             figures = class_figures(results, name, thresholds[name])
@@ -247,23 +251,31 @@ def bare_heads(detect, classify, pictures, data, threshold):
             "recall": rounded(hits / max(1, total)), "recall_95": wilson(hits, total)}
 
 
-def smoking_scores(detect, classify, data, split, head_score=0.3, heads_at_most=24):
-    """Per picture of the smoking and negatives sets: whether somebody smokes, the best head's probability times
-    its score, the best cigarette's score. By way of the detector's own heads, as the application does."""
+def mended(look, image, rows, heads=True):
+    """A detector's rows after the second look at cigarettes, and the probability of each face's square. `look`: the network of squares, [1, 3, S, S] to [1]. As the application does it."""
+    ask = lambda square: float(look(crops.cut(image, square, smoking.SIDE, smoking.SIDE).transpose(2, 0, 1)[None].astype(np.float32))[0])
+    rows = rows.copy()
+    for i in np.nonzero((rows[:, 5] == INDEX["cigarette"]) & (rows[:, 0] >= smoking.LEAST_STICK))[0]:
+        rows[i, 0] = np.cbrt(rows[i, 0] * ask(smoking.square_of_stick(rows[i, 1:5])) ** 2)
+    faces = rows[np.isin(rows[:, 5], sets.FACES) & (rows[:, 0] >= smoking.LEAST_FACE)] if heads else rows[:0]
+    return rows[np.argsort(-rows[:, 0], kind="stable")], [ask(smoking.square_of_face(f[1:5])) for f in faces]
+
+
+def smoking_scores(detect, look, data, split, percent=100):
+    """Per picture of the smoking and negatives sets: whether somebody smokes, the best head's probability, the best cigarette's score after the second look, the name, the best cigarette's score before it.
+    `percent`: only the slice that is held out so."""
     import cv2
     from pathlib import Path
 
     out = []
     for (kind, part, name), _ in sorted(crops.smokers(data).items()):
-        if part != split:
+        if part != split or not sets.held_out(name, percent):
             continue
         image = cv2.imread(str(Path(data) / name))
-        rows = measure.see(detect, image, 0.05)
-        heads = rows[np.isin(rows[:, 5], sets.FACES) & (rows[:, 0] >= head_score)][:heads_at_most]
-        smoke = [float(r[0] * classify(crops.cut(image, crops.head_of_face(r[1:5])).transpose(2, 0, 1)[None].astype(np.float32))[8])
-                 for r in heads]
-        sticks = rows[rows[:, 5] == INDEX["cigarette"]]
-        out.append((kind in ("smoker", "cigarette"), max(smoke, default=0.0), float(sticks[:, 0].max(initial=0.0)), name))
+        rows = measure.see(detect, image)
+        after, heads = mended(look, image, rows)
+        best = lambda r: float(r[r[:, 5] == INDEX["cigarette"], 0].max(initial=0.0))
+        out.append((kind in ("smoker", "cigarette"), max(heads, default=0.0), best(after), name, best(rows)))
     return out
 
 

@@ -116,6 +116,23 @@ def with_teachers(kind, rows, answer):
     return np.concatenate([rows, np.array(extra, np.float32).reshape(-1, 5)]), frozenset(complete)
 
 
+def heads_unknown(rows):
+    """Ignore regions where the head of a person would be whose face nobody found.
+
+    How much of a person a picture shows is unknown, so two sizes: of a person shown whole, and of a bust.
+    """
+    faces, out = rows[np.isin(rows[:, 0], FACES) | (rows[:, 0] == IGNORE)][:, 1:], []
+    for _, x1, y1, x2, y2 in rows[rows[:, 0] == INDEX["person"]]:
+        w, h = x2 - x1, y2 - y1
+        x, y = (faces[:, 0] + faces[:, 2]) / 2, (faces[:, 1] + faces[:, 3]) / 2
+        if ((x > x1) & (x < x2) & (y > y1 - 0.1 * h) & (y < y1 + 0.6 * h)).any():
+            continue
+        for tall in {min(0.16 * h, 0.6 * w), min(0.4 * h, 0.6 * w)}:
+            middle, wide = (x1 + x2) / 2, 0.8 * tall
+            out.append([IGNORE, middle - wide / 2, y1, middle + wide / 2, y1 + tall])
+    return np.array(out, np.float32).reshape(-1, 5)
+
+
 def face_of_heads(rows, faces):
     """Hard-hat heads in which the face teacher sees a face become that face; doubtful ones are ignored."""
     rows = rows.copy()
@@ -178,6 +195,8 @@ def load(data, answers, split):
         rows, complete = with_teachers(kind, rows, told[name])
         h, w = image.shape[:2]
         rows[:, 1:] *= np.array([w, h, w, h], np.float32)
+        if kind not in ("heads", "heads-hardhat"):  # those two box heads without a face themselves
+            rows = np.concatenate([rows, heads_unknown(rows)])
         out.append(Picture(kind, part, name, image, rows, complete))
     return out
 

@@ -132,6 +132,9 @@ fn load_models(options: &DetectOptions) -> Result<Models, Failure> {
         if let Some(regions) = &mut model.card.regions {
             regions.per_frame = usize::MAX;
         }
+        if let Some(smoking) = &mut model.card.smoking {
+            smoking.per_frame = usize::MAX;
+        }
         models.push(model);
     }
     Models::of(runtime, models).or_exit(ExitCode::Config)
@@ -240,7 +243,7 @@ fn copy_names(folder: &Path, pictures: &[PathBuf]) -> Vec<Option<PathBuf>> {
 }
 
 fn added(models: &Models, class: &ClassInfo) -> bool {
-    models.models()[class.model].card.heads.is_some()
+    models.models()[class.model].card.is_second_stage()
 }
 
 struct Worker {

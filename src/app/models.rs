@@ -11,7 +11,11 @@ use crate::detect::{ClassInfo, Models};
 use crate::rules::RuleConfig;
 
 /// Cards looked for upwards of here and of the program, and then where packages put them.
-pub const SHIPPED: &[&str] = &["models/kitchen.toml", "models/heads.toml"];
+pub const SHIPPED: &[&str] = &[
+    "models/kitchen.toml",
+    "models/heads.toml",
+    "models/smoking.toml",
+];
 const INSTALLED: &str = "/usr/share/mingchu";
 
 /// `cards`, or the shipped ones if there are none.

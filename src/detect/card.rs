@@ -101,6 +101,9 @@ pub enum Decoder {
     /// ([`super::COVERS`]), of its face ([`super::FACES`]), and of smoking. Needs the card's
     /// `[heads]`.
     Heads,
+    /// Whether somebody smokes in a square: float32 `[1, 1]`, a probability. Needs the card's
+    /// `[smoking]`.
+    Smoking,
 }
 
 /// The output section.
@@ -129,6 +132,30 @@ pub struct HeadsCard {
     pub above: f64,
     /// How far it reaches below the box's top, in heights of the box.
     pub below: f64,
+}
+
+/// Where a network looks for smoking: squares about heads, and about what the detector takes for a
+/// cigarette, however unsure it is.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SmokingCard {
+    /// Labels of the detector whose boxes are faces.
+    pub of: Vec<String>,
+    /// Faces below this score are not looked at.
+    pub min_score: f32,
+    /// Side of the square, centred on the face, in widths of the face.
+    pub width: f64,
+    /// How far it reaches above the face's top, in widths of the face.
+    pub above: f64,
+    /// Labels of the detector whose boxes are cigarettes. Their score becomes the geometric mean of
+    /// what it was and, counted twice, of what is seen here.
+    pub cigarettes: Vec<String>,
+    /// Cigarettes below this score are not looked at.
+    pub cigarettes_min_score: f32,
+    /// Side of the square about a cigarette's middle, in longer sides of its box.
+    pub cigarettes_width: f64,
+    /// Faces looked at in one frame at most, and as many cigarettes; taking turns where there are more.
+    pub per_frame: usize,
 }
 
 /// Native-resolution regions: where something moves, a square of the camera's own pixels is looked at
@@ -193,6 +220,9 @@ pub struct Card {
     /// For a classifier of heads.
     #[serde(default)]
     pub heads: Option<HeadsCard>,
+    /// For a network that looks for smoking.
+    #[serde(default)]
+    pub smoking: Option<SmokingCard>,
     /// For a detector with `input.fit = "frame"`.
     #[serde(default)]
     pub regions: Option<RegionsCard>,
@@ -262,11 +292,15 @@ impl Card {
             {
                 return Err("output.strides needs at least one stride above 0".to_owned());
             }
-            Decoder::Yolox if self.heads.is_some() => {
+            _ if self.heads.is_some() && self.output.decoder != Decoder::Heads => {
                 return Err("[heads] is for the decoder `heads`: take it out".to_owned());
+            }
+            _ if self.smoking.is_some() && self.output.decoder != Decoder::Smoking => {
+                return Err("[smoking] is for the decoder `smoking`: take it out".to_owned());
             }
             Decoder::Yolox => {}
             Decoder::Heads => self.check_heads()?,
+            Decoder::Smoking => self.check_smoking()?,
         }
         let largest = self.step();
         if i.width_px == 0 || i.height_px == 0 || i.width_px > 4096 || i.height_px > 4096 {
@@ -278,7 +312,7 @@ impl Card {
             ));
         }
         if let Some(regions) = &self.regions {
-            if i.fit != Fit::Frame || self.heads.is_some() {
+            if i.fit != Fit::Frame || self.output.decoder != Decoder::Yolox {
                 return Err("[regions] needs a detector with input.fit = \"frame\"".to_owned());
             }
             let side = regions.side_px;
@@ -305,11 +339,7 @@ impl Card {
         let Some(heads) = &self.heads else {
             return Err("the decoder `heads` needs the table [heads]".to_owned());
         };
-        if self.input.fit == Fit::Frame || !self.output.strides.is_empty() {
-            return Err(
-                "a classifier has neither input.fit = \"frame\" nor output.strides".to_owned(),
-            );
-        }
+        self.check_classifier(&HeadLabel::ALL.map(HeadLabel::as_str))?;
         if heads.of.is_empty() {
             return Err("heads.of needs at least one label of a detector".to_owned());
         }
@@ -323,16 +353,55 @@ impl Card {
         if !(0.0..=1.0).contains(&heads.min_score) {
             return Err("heads.min_score must be 0.0 to 1.0".to_owned());
         }
-        let known = HeadLabel::ALL.map(HeadLabel::as_str);
+        Ok(())
+    }
+
+    fn check_smoking(&self) -> Result<(), String> {
+        let Some(smoking) = &self.smoking else {
+            return Err("the decoder `smoking` needs the table [smoking]".to_owned());
+        };
+        self.check_classifier(&[HeadLabel::Smoking.as_str()])?;
+        if smoking.of.is_empty() || smoking.cigarettes.is_empty() {
+            return Err(
+                "smoking.of and smoking.cigarettes each need at least one label of a detector"
+                    .to_owned(),
+            );
+        }
+        let size = |v: f64| v > 0.0 && v <= 10.0;
+        if !size(smoking.width)
+            || !size(smoking.cigarettes_width)
+            || !(0.0..=10.0).contains(&smoking.above)
+        {
+            return Err(
+                "smoking.width and smoking.cigarettes_width must be above 0 and at most 10, smoking.above 0 to 10"
+                    .to_owned(),
+            );
+        }
+        let share = |v: f32| (0.0..=1.0).contains(&v);
+        if !share(smoking.min_score) || !share(smoking.cigarettes_min_score) {
+            return Err(
+                "smoking.min_score and smoking.cigarettes_min_score must be 0.0 to 1.0".to_owned(),
+            );
+        }
+        Ok(())
+    }
+
+    /// What every network that looks at crops must keep to; `gives` are the labels it may add.
+    fn check_classifier(&self, gives: &[&str]) -> Result<(), String> {
+        if self.input.fit == Fit::Frame || !self.output.strides.is_empty() {
+            return Err(
+                "a classifier has neither input.fit = \"frame\" nor output.strides".to_owned(),
+            );
+        }
         match self
             .classes
             .iter()
-            .find(|c| !known.contains(&c.name.as_str()))
+            .find(|c| !gives.contains(&c.name.as_str()))
         {
             Some(class) => Err(format!(
-                "class {}: a classifier of heads gives {}",
+                "class {}: this classifier gives {}",
                 class.name,
-                known.join(", ")
+                gives.join(", ")
             )),
             None => Ok(()),
         }
@@ -356,7 +425,21 @@ impl Card {
         match self.output.decoder {
             Decoder::Yolox => self.cells(tensor) * (5 + self.classes.len()),
             Decoder::Heads => HeadState::VALUES,
+            Decoder::Smoking => 1,
         }
+    }
+
+    /// Whether it looks at what a detector has found, and adds labels to that.
+    pub fn is_second_stage(&self) -> bool {
+        self.output.decoder != Decoder::Yolox
+    }
+
+    /// Labels of a detector that it cannot do without.
+    pub fn looks_for(&self) -> &[String] {
+        let of_heads = self.heads.as_ref().map(|h| &h.of);
+        of_heads
+            .or_else(|| self.smoking.as_ref().map(|s| &s.of))
+            .map_or(&[], Vec::as_slice)
     }
 
     /// The input tensor's size as the card gives it.
@@ -434,6 +517,7 @@ threshold = 0.5
             ("strides = [8, 16, 32]", "strides = []", "stride above 0"),
             ("scale = 1.0", "scale = 1.0\nscael = 2.0", "scael"),
             ("\"yolox\"", "\"heads\"", "needs the table [heads]"),
+            ("\"yolox\"", "\"smoking\"", "needs the table [smoking]"),
             (
                 "[thresholds]",
                 "[regions]\nside_px = 64\nper_frame = 1\n[thresholds]",

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::card::{Card, CardError, Decoder, HeadsCard, LoadedModel};
+use super::card::{Card, CardError, Decoder, HeadsCard, LoadedModel, SmokingCard};
 use super::detections::{Detection, Detections};
-use super::heads::{HeadLabel, HeadState, head_of_face, pixels};
+use super::heads::{
+    HeadLabel, HeadState, head_of_face, pixels, square_of_cigarette, square_of_face,
+};
 use super::onnx::{Network, OnnxError, Runtime};
 use super::postprocess::{RawBox, decode_yolox, suppress};
 use super::preprocess::{CropPx, Letterbox, Preprocessor};
@@ -138,15 +140,13 @@ impl Models {
             }
         }
         for model in &models {
-            let Some(heads) = &model.card.heads else {
-                continue;
-            };
+            let of = model.card.looks_for();
             let found =
-                |c: &ClassInfo| heads.of.contains(&c.label) && models[c.model].card.heads.is_none();
-            if !classes.iter().any(found) {
+                |c: &ClassInfo| of.contains(&c.label) && !models[c.model].card.is_second_stage();
+            if !of.is_empty() && !classes.iter().any(found) {
                 return Err(ModelsError::NoHeads {
                     model: model.card.name.clone(),
-                    of: heads.of.clone(),
+                    of: of.to_vec(),
                 });
             }
         }
@@ -187,7 +187,11 @@ impl Models {
     /// # Errors
     /// [`OnnxError`] names the model.
     pub fn detector(&self) -> Result<Detector, OnnxError> {
-        let (mut stages, mut heads) = (Vec::new(), Vec::new());
+        let (mut stages, mut heads, mut smoking) = (Vec::new(), Vec::new(), Vec::new());
+        let named = |labels: &[String]| -> Vec<bool> {
+            let classes = self.classes.iter();
+            classes.map(|c| labels.contains(&c.label)).collect()
+        };
         let mut first_class = 0;
         for model in self.loaded.iter() {
             let card = &model.card;
@@ -196,15 +200,19 @@ impl Models {
                 preprocessor: Preprocessor::new(card.input.clone(), card.step()),
                 tensor: Vec::new(),
             };
-            match (card.output.decoder, &card.heads) {
-                (Decoder::Heads, Some(of)) => heads.push(HeadStage {
+            match (card.output.decoder, &card.heads, &card.smoking) {
+                (Decoder::Smoking, _, Some(of)) => smoking.push(SmokingStage {
+                    runner,
+                    faces: named(&of.of),
+                    cigarettes: named(&of.cigarettes),
+                    card: of.clone(),
+                    label: (!card.classes.is_empty()).then_some(ClassId(first_class as u16)),
+                    low: card.thresholds.low,
+                }),
+                (Decoder::Heads, Some(of), _) => heads.push(HeadStage {
                     runner,
                     card: of.clone(),
-                    looks_at: self
-                        .classes
-                        .iter()
-                        .map(|c| of.of.contains(&c.label))
-                        .collect(),
+                    looks_at: named(&of.of),
                     labels: HeadLabel::ALL.map(|l| {
                         let at = card.classes.iter().position(|c| c.name == l.as_str());
                         at.map(|at| ClassId((first_class + at) as u16))
@@ -222,6 +230,7 @@ impl Models {
         Ok(Detector {
             stages,
             heads,
+            smoking,
             classes: self.classes.clone(),
         })
     }
@@ -357,6 +366,84 @@ impl HeadStage {
     }
 }
 
+/// Looks for smoking on heads, and again at what may be a cigarette.
+#[derive(Debug)]
+struct SmokingStage {
+    runner: Runner,
+    card: SmokingCard,
+    /// By class id: whether its boxes are faces.
+    faces: Vec<bool>,
+    /// By class id: whether its boxes are cigarettes.
+    cigarettes: Vec<bool>,
+    label: Option<ClassId>,
+    low: f32,
+}
+
+impl SmokingStage {
+    fn probability(&mut self, frame: &Frame, crop: CropPx) -> Result<Option<f32>, OnnxError> {
+        let Runner {
+            network,
+            preprocessor,
+            tensor,
+        } = &mut self.runner;
+        let size = preprocessor.fill_crop(frame, crop, tensor);
+        let read = |out: &[f32]| {
+            let p = out.first().copied().filter(|p| p.is_finite());
+            p.map(|p| p.clamp(0.0, 1.0))
+        };
+        network.run(tensor, size, read)
+    }
+
+    /// Which of `items` to look at: those of `kind` from `least` on, in turns where they are many.
+    fn whom(&self, kind: &[bool], least: f32, turn: u64, items: &[Detection]) -> Vec<usize> {
+        let asked = |&i: &usize| kind[usize::from(items[i].class.0)] && items[i].score >= least;
+        let mut all: Vec<usize> = (0..items.len()).filter(asked).collect();
+        all.sort_by(|&a, &b| items[b].score.total_cmp(&items[a].score));
+        if all.len() > self.card.per_frame {
+            let first = (turn % all.len() as u64) as usize;
+            all.rotate_left(first);
+            all.truncate(self.card.per_frame);
+        }
+        all
+    }
+
+    /// Says of heads whether they smoke, and mends the scores of cigarettes.
+    fn look(&mut self, frame: &Frame, items: &mut Vec<Detection>) -> Result<(), OnnxError> {
+        let turn = frame.stamp.seq.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        let heads = self.whom(&self.faces, self.card.min_score, turn, items);
+        let least = self.card.cigarettes_min_score;
+        let cigarettes = self.whom(&self.cigarettes, least, turn, items);
+        for i in cigarettes {
+            let square = square_of_cigarette(&items[i].rect, frame.size, &self.card);
+            if let Some(p) = self.probability(frame, square)? {
+                // The second look, at the camera's own pixels, counts double.
+                items[i].score = (items[i].score * p * p).cbrt();
+            }
+        }
+        for i in heads {
+            let face = items[i];
+            let square = square_of_face(&face.rect, frame.size, &self.card);
+            let Some(p) = self.probability(frame, square)? else {
+                continue;
+            };
+            if let Some(state) = &mut items[i].head {
+                state.smoking = p;
+            }
+            if let Some(class) = self.label
+                && p >= self.low
+            {
+                items.push(Detection {
+                    class,
+                    score: p,
+                    rect: head_rect(&face.rect),
+                    head: None,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Hair and hat above a face: 0.6 of its height.
 fn head_rect(face: &NormRect) -> NormRect {
     let height = face.y1 - face.y0;
@@ -372,6 +459,7 @@ pub const MAX_HEADS: usize = 24;
 pub struct Detector {
     stages: Vec<Stage>,
     heads: Vec<HeadStage>,
+    smoking: Vec<SmokingStage>,
     classes: Arc<[ClassInfo]>,
 }
 
@@ -386,6 +474,9 @@ impl Detector {
             stage.detect(frame, &self.classes, &mut items)?;
         }
         for stage in &mut self.heads {
+            stage.look(frame, &mut items)?;
+        }
+        for stage in &mut self.smoking {
             stage.look(frame, &mut items)?;
         }
         items.sort_by(|a, b| b.score.total_cmp(&a.score));

@@ -1,7 +1,7 @@
 //! What a classifier says about a head, and which part of the picture it is shown.
 use serde::Serialize;
 
-use super::card::HeadsCard;
+use super::card::{HeadsCard, SmokingCard};
 use super::preprocess::CropPx;
 use crate::base::geometry::{NormRect, SizePx};
 
@@ -159,6 +159,32 @@ pub fn head_of_face(face: &NormRect, picture: SizePx, card: &HeadsCard) -> CropP
     }
 }
 
+/// The square in which a hand at the mouth of this face would be.
+pub fn square_of_face(face: &NormRect, picture: SizePx, card: &SmokingCard) -> CropPx {
+    let CropPx { x0, y0, x1, .. } = pixels(face, picture);
+    let (w, middle) = (x1 - x0, f64::midpoint(x0, x1));
+    let (side, top) = (card.width * w, y0 - card.above * w);
+    CropPx {
+        x0: middle - side / 2.0,
+        y0: top,
+        x1: middle + side / 2.0,
+        y1: top + side,
+    }
+}
+
+/// The square about a cigarette, with the hand or mouth that holds it.
+pub fn square_of_cigarette(stick: &NormRect, picture: SizePx, card: &SmokingCard) -> CropPx {
+    let CropPx { x0, y0, x1, y1 } = pixels(stick, picture);
+    let half = card.cigarettes_width / 2.0 * (x1 - x0).max(y1 - y0);
+    let (x, y) = (f64::midpoint(x0, x1), f64::midpoint(y0, y1));
+    CropPx {
+        x0: x - half,
+        y0: y - half,
+        x1: x + half,
+        y1: y + half,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,6 +216,39 @@ mod tests {
             y1: 112.5,
         };
         assert_eq!(crop, want);
+    }
+
+    #[test]
+    fn squares_follow_the_widths_of_faces_and_the_lengths_of_cigarettes() {
+        let card = SmokingCard {
+            of: vec!["face".to_owned()],
+            min_score: 0.1,
+            width: 3.0,
+            above: 1.0,
+            cigarettes: vec!["cigarette".to_owned()],
+            cigarettes_min_score: 0.1,
+            cigarettes_width: 4.0,
+            per_frame: 1,
+        };
+        let picture = SizePx {
+            width_px: 100,
+            height_px: 200,
+        };
+        let rect = NormRect {
+            x0: 0.25,
+            y0: 0.25,
+            x1: 0.5,
+            y1: 0.5,
+        };
+        let square = |x0, y0, x1, y1| CropPx { x0, y0, x1, y1 };
+        assert_eq!(
+            square_of_face(&rect, picture, &card),
+            square(0.0, 25.0, 75.0, 100.0)
+        );
+        assert_eq!(
+            square_of_cigarette(&rect, picture, &card),
+            square(-62.5, -25.0, 137.5, 175.0)
+        );
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod worker;
 
 pub use card::{
     Card, CardError, Channels, ClassCard, Decoder, Fit, HeadsCard, InputCard, LoadedModel,
-    OutputCard, RegionsCard, ThresholdsCard,
+    OutputCard, RegionsCard, SmokingCard, ThresholdsCard,
 };
 pub use config::DetectConfig;
 pub use detections::{Detection, Detections};

@@ -9,6 +9,13 @@ use mingchu::detect::{HeadLabel, Models, Runtime};
 
 use crate::support::{root, run};
 
+/// The shipped cards, in the order in which the program looks for them.
+const SHIPPED: [&str; 3] = [
+    "models/kitchen.toml",
+    "models/heads.toml",
+    "models/smoking.toml",
+];
+
 /// Class, left, top, right, bottom, as fractions of the picture.
 type Labelled = (String, [f64; 4]);
 /// Class, score, and the same corners.
@@ -129,8 +136,8 @@ fn average_precision(
     under.sum::<f64>() / f64::from(total as u32)
 }
 
-/// What the program sees in these pictures.
-fn seen(pictures: &[&PathBuf]) -> BTreeMap<PathBuf, Vec<Found>> {
+/// The lines of `mingchu detect --json` for these pictures, with these cards.
+fn lines(pictures: &[&PathBuf], cards: &[&str]) -> Vec<serde_json::Value> {
     let dir = tempfile::tempdir().unwrap();
     let list = dir.path().join("pictures.txt");
     let names: Vec<String> = pictures
@@ -138,19 +145,25 @@ fn seen(pictures: &[&PathBuf]) -> BTreeMap<PathBuf, Vec<Found>> {
         .map(|p| p.canonicalize().unwrap().display().to_string())
         .collect();
     std::fs::write(&list, names.join("\n")).unwrap();
-    let card = root("models/kitchen.toml").display().to_string();
-    let (code, out, err) = run(&[
-        "detect",
-        "--json",
-        "--list",
-        &list.display().to_string(),
-        "--models",
-        &card,
-    ]);
+    let list = list.display().to_string();
+    let cards: Vec<String> = cards
+        .iter()
+        .map(|c| root(c).display().to_string())
+        .collect();
+    let mut args = vec!["detect", "--json", "--list", &list];
+    for card in &cards {
+        args.extend(["--models", card]);
+    }
+    let (code, out, err) = run(&args);
     assert_eq!(code, 0, "{err}");
-    let lines = out
-        .lines()
-        .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+    out.lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect()
+}
+
+/// What the program sees in these pictures.
+fn seen(pictures: &[&PathBuf]) -> BTreeMap<PathBuf, Vec<Found>> {
+    let lines = lines(pictures, &["models/kitchen.toml"]).into_iter();
     lines
         .zip(pictures)
         .map(|(line, picture)| {
@@ -250,4 +263,55 @@ fn the_program_tells_covered_from_bare_heads_as_well_as_the_card_says() {
         "{ours} {counts:?}"
     );
     assert!((put_aside - says("put_aside")).abs() <= 0.01, "{put_aside}");
+}
+
+#[test]
+#[cfg_attr(not(has_shared), ignore = "needs ../shared/data")]
+fn the_program_tells_smokers_as_well_as_the_card_says() {
+    let shared = std::env::var("MINGCHU_SHARED").map_or_else(|_| root("../shared"), PathBuf::from);
+    let cards = SHIPPED.map(|c| {
+        let text = std::fs::read_to_string(root(c)).unwrap();
+        toml::from_str::<toml::Table>(&text).unwrap()
+    });
+    let threshold = |card: &toml::Table, label: &str| {
+        let classes = card["classes"].as_array().unwrap();
+        let class = classes.iter().find(|c| c["name"].as_str() == Some(label));
+        class.unwrap()["threshold"].as_float().unwrap()
+    };
+    let cigarette = threshold(&cards[0], "cigarette");
+    let smoking = threshold(&cards[2], "smoking");
+    // Whether somebody smokes, by picture.
+    let mut truth: BTreeMap<PathBuf, bool> = BTreeMap::new();
+    for set in ["smoking", "negatives"] {
+        for row in rows(&shared.join("data").join(set).join("labels.csv")) {
+            if row["file"].starts_with("dev/") {
+                let file = shared.join("data").join(set).join(&row["file"]);
+                let smokes = matches!(row["class"].as_str(), "cigarette" | "smoker");
+                *truth.entry(file).or_default() |= smokes;
+            }
+        }
+    }
+    let pictures: Vec<&PathBuf> = truth.keys().collect();
+    // [calm, smoking]: alarms, pictures.
+    let mut counts = [[0_u32; 2]; 2];
+    for (line, picture) in lines(&pictures, &SHIPPED).iter().zip(&pictures) {
+        let alarms = line["objects"].as_array().unwrap().iter().any(|o| {
+            let score = o["score"].as_f64().unwrap();
+            let smokes = o["smoking"].as_f64().unwrap_or_default();
+            (o["class"] == "cigarette" && score >= cigarette) || smokes >= smoking
+        });
+        let of = &mut counts[usize::from(truth[*picture])];
+        of[0] += u32::from(alarms);
+        of[1] += 1;
+    }
+    let shares = counts.map(|[alarms, all]| f64::from(alarms) / f64::from(all));
+    let says = &cards[2]["quality"]["smoking per picture, either"];
+    for (ours, key) in shares.into_iter().zip(["false_alarms", "recall"]) {
+        let theirs = says[key].as_float().unwrap();
+        // Two of the 140 to 150 pictures of each kind.
+        assert!(
+            (ours - theirs).abs() <= 0.015,
+            "{key}: program {ours:.3}, card {theirs:.3}"
+        );
+    }
 }

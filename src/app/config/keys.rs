@@ -314,7 +314,7 @@ pub const KEYS: &[Key] = &[
         "detect",
         "models",
         "list of paths, at least one",
-        "[\"/usr/share/mingchu/models/kitchen.toml\", \"/usr/share/mingchu/models/heads.toml\"]",
+        "[\"/usr/share/mingchu/models/kitchen.toml\", \"/usr/share/mingchu/models/heads.toml\", \"/usr/share/mingchu/models/smoking.toml\"]",
         Required,
         "Model cards. The network that a card names lies beside it.",
     ),

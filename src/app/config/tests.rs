@@ -206,7 +206,7 @@ zone = [[0.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
     site.toml:9:10: uplink.window: is a string
         expected: whole number, 1 to 1000; for example `window = 32`
     site.toml:11:2: detect.models: is missing
-        add `models = ["/usr/share/mingchu/models/kitchen.toml", "/usr/share/mingchu/models/heads.toml"]` (list of paths, at least one)
+        add `models = ["/usr/share/mingchu/models/kitchen.toml", "/usr/share/mingchu/models/heads.toml", "/usr/share/mingchu/models/smoking.toml"]` (list of paths, at least one)
     site.toml:12:1: detect.modles: is no key of this table
         did you mean `models`?
     site.toml:16:7: camera[0].url: holds a user name or password
