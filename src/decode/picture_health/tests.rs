@@ -274,6 +274,20 @@ fn each_fault_shows_on(pictures: &[Luma]) {
     shows(PictureFault::Defocused, 30, &|p| p.blurred(5));
 }
 
+/// The picture stands still, bit for bit, and then goes on.
+fn standing_still_shows_on(pictures: &[Luma]) {
+    let mut camera = used_to(pictures);
+    let told: Vec<_> = (0..15 * FPS).map(|_| camera.see(&pictures[0])).collect();
+    let first = told.iter().position(Option::is_some);
+    assert!(first.is_some_and(|n| n as u64 >= 10 * FPS), "{told:?}");
+    assert_eq!(told.last(), Some(&Some(PictureFault::Frozen)), "{told:?}");
+    let after = camera.watch(8, pictures, Luma::clone);
+    assert!(
+        after[5 * FPS as usize..].iter().all(Option::is_none),
+        "{after:?}"
+    );
+}
+
 fn lamps_are_no_fault_on(pictures: &[Luma]) {
     let mut camera = used_to(pictures);
     let mut told = Vec::new();
@@ -428,6 +442,7 @@ fn each_fault_shows_on_real_clips_of_fixed_cameras() {
         let pictures = clip_luma(&shared(name));
         let few = pictures.len().min(16);
         each_fault_shows_on(&pictures[..few]);
+        standing_still_shows_on(&pictures[..few]);
         lamps_are_no_fault_on(&pictures[..few]);
     }
 }
