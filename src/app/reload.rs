@@ -474,6 +474,10 @@ impl RunningSite {
         for camera in ended {
             camera.ended().await;
         }
+        let gone = difference.ended.difference(&difference.begun);
+        for slot in gone.filter_map(|id| self.slots.slot(id).ok()) {
+            self.wiring.rings.end(slot, self.wiring.clock.mono());
+        }
         self.report_cameras(&config, &difference);
         if !detectors.is_empty() {
             std::mem::take(&mut self.workers).end().await;

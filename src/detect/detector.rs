@@ -12,6 +12,7 @@ use super::onnx::{Network, OnnxError, Runtime};
 use super::postprocess::{RawBox, decode_yolox, suppress};
 use super::preprocess::{CropPx, Letterbox, Preprocessor};
 use super::regions::{in_picture, is_part, regions};
+use super::turns::{LeftOut, take_turns, turn_of};
 use crate::base::geometry::{NormRect, SizePx};
 use crate::base::ids::ClassId;
 use crate::base::time::Clock;
@@ -232,6 +233,7 @@ impl Models {
             heads,
             smoking,
             classes: self.classes.clone(),
+            left_out: LeftOut::default(),
         })
     }
 }
@@ -257,6 +259,7 @@ impl Stage {
         frame: &Frame,
         classes: &[ClassInfo],
         items: &mut Vec<Detection>,
+        left_out: &mut LeftOut,
     ) -> Result<(), OnnxError> {
         let Runner {
             network,
@@ -270,10 +273,11 @@ impl Stage {
         let group = |class: usize| classes[self.first_class + class].group;
         let mut kept = suppress(raw, card.thresholds.nms_iou, group);
         if let Some(of) = &card.regions {
-            // Scattered: a plain count of access units could beat with the sampling and starve a place.
-            let turn = frame.stamp.seq.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+            let turn = turn_of(&frame.stamp);
+            let (squares, others) = regions(of, frame.size, letterbox.scaled, &frame.moving, turn);
+            left_out.regions += others;
             let mut more = Vec::new();
-            for region in regions(of, frame.size, letterbox.scaled, &frame.moving, turn) {
+            for region in squares {
                 let size = SizePx {
                     width_px: of.side_px,
                     height_px: of.side_px,
@@ -331,7 +335,12 @@ impl HeadStage {
 
     /// Adds to `items` what is seen on the heads among them. A label's score is its probability
     /// times the score of the head: of a head that may be none, nothing is certain.
-    fn look(&mut self, frame: &Frame, items: &mut Vec<Detection>) -> Result<(), OnnxError> {
+    fn look(
+        &mut self,
+        frame: &Frame,
+        items: &mut Vec<Detection>,
+        left_out: &mut LeftOut,
+    ) -> Result<(), OnnxError> {
         let mut heads: Vec<usize> = (0..items.len())
             .filter(|&i| {
                 let item = &items[i];
@@ -339,6 +348,7 @@ impl HeadStage {
             })
             .collect();
         heads.sort_by(|&a, &b| items[b].score.total_cmp(&items[a].score));
+        left_out.heads += heads.len().saturating_sub(MAX_HEADS) as u64;
         heads.truncate(MAX_HEADS);
         for i in heads {
             let face = items[i];
@@ -394,25 +404,28 @@ impl SmokingStage {
         network.run(tensor, size, read)
     }
 
-    /// Which of `items` to look at: those of `kind` from `least` on, in turns where they are many.
-    fn whom(&self, kind: &[bool], least: f32, turn: u64, items: &[Detection]) -> Vec<usize> {
+    /// Which of `items` to look at: those of `kind` from `least` on, in turns where they are many; and
+    /// how many were left out.
+    fn whom(&self, kind: &[bool], least: f32, turn: u64, items: &[Detection]) -> (Vec<usize>, u64) {
         let asked = |&i: &usize| kind[usize::from(items[i].class.0)] && items[i].score >= least;
         let mut all: Vec<usize> = (0..items.len()).filter(asked).collect();
         all.sort_by(|&a, &b| items[b].score.total_cmp(&items[a].score));
-        if all.len() > self.card.per_frame {
-            let first = (turn % all.len() as u64) as usize;
-            all.rotate_left(first);
-            all.truncate(self.card.per_frame);
-        }
-        all
+        let left_out = take_turns(&mut all, self.card.per_frame, turn);
+        (all, left_out)
     }
 
     /// Says of heads whether they smoke, and mends the scores of cigarettes.
-    fn look(&mut self, frame: &Frame, items: &mut Vec<Detection>) -> Result<(), OnnxError> {
-        let turn = frame.stamp.seq.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-        let heads = self.whom(&self.faces, self.card.min_score, turn, items);
+    fn look(
+        &mut self,
+        frame: &Frame,
+        items: &mut Vec<Detection>,
+        left_out: &mut LeftOut,
+    ) -> Result<(), OnnxError> {
+        let turn = turn_of(&frame.stamp);
+        let (heads, other_heads) = self.whom(&self.faces, self.card.min_score, turn, items);
         let least = self.card.cigarettes_min_score;
-        let cigarettes = self.whom(&self.cigarettes, least, turn, items);
+        let (cigarettes, others) = self.whom(&self.cigarettes, least, turn, items);
+        left_out.smoking += other_heads + others;
         for i in cigarettes {
             let square = square_of_cigarette(&items[i].rect, frame.size, &self.card);
             if let Some(p) = self.probability(frame, square)? {
@@ -461,6 +474,7 @@ pub struct Detector {
     heads: Vec<HeadStage>,
     smoking: Vec<SmokingStage>,
     classes: Arc<[ClassInfo]>,
+    left_out: LeftOut,
 }
 
 impl Detector {
@@ -471,13 +485,13 @@ impl Detector {
     pub fn detect(&mut self, frame: &Frame, clock: &dyn Clock) -> Result<Detections, OnnxError> {
         let mut items = Vec::new();
         for stage in &mut self.stages {
-            stage.detect(frame, &self.classes, &mut items)?;
+            stage.detect(frame, &self.classes, &mut items, &mut self.left_out)?;
         }
         for stage in &mut self.heads {
-            stage.look(frame, &mut items)?;
+            stage.look(frame, &mut items, &mut self.left_out)?;
         }
         for stage in &mut self.smoking {
-            stage.look(frame, &mut items)?;
+            stage.look(frame, &mut items, &mut self.left_out)?;
         }
         items.sort_by(|a, b| b.score.total_cmp(&a.score));
         let (camera, stamp) = (frame.camera, frame.stamp);
@@ -487,6 +501,11 @@ impl Detector {
             items,
             inferred: clock.mono(),
         })
+    }
+
+    /// What was left out since this was last asked, because frames held more than is looked at.
+    pub fn take_left_out(&mut self) -> LeftOut {
+        std::mem::take(&mut self.left_out)
     }
 
     /// Whether a classifier of heads is among the models.

@@ -15,6 +15,7 @@ mod onnx;
 mod postprocess;
 mod preprocess;
 mod regions;
+mod turns;
 mod worker;
 
 pub use card::{
@@ -28,4 +29,5 @@ pub use heads::{COVERS, CoverScores, FACES, FaceScores, HeadLabel, HeadState};
 pub use onnx::{Network, OnnxError, Runtime};
 pub use postprocess::{RawBox, decode_yolox, suppress};
 pub use preprocess::{CropPx, Letterbox, Preprocessor, tensor_size};
+pub use turns::LeftOut;
 pub use worker::{Analysed, DetectWorker, ERROR_LIMIT};

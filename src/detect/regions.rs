@@ -3,6 +3,7 @@
 use super::card::RegionsCard;
 use super::postprocess::RawBox;
 use super::preprocess::CropPx;
+use super::turns::take_turns;
 use crate::base::geometry::{NormRect, SizePx};
 
 /// A frame shrunk by less than this is seen well enough: its own pixels would add nothing.
@@ -17,18 +18,19 @@ const PART: f32 = 0.7;
 
 /// Squares of `card.side_px` over what moves, shifted into the picture, none where another already
 /// covers it; a cluster that is larger than a square gets several. `turn` (the frame's number) decides
-/// who comes first where there are more than `card.per_frame`, so that in a few frames all are looked at.
+/// who comes first where there are more than `card.per_frame`, so that in a few frames all are looked at. Also
+/// returns how many were left out for that.
 pub fn regions(
     card: &RegionsCard,
     picture: SizePx,
     scaled: SizePx,
     moving: &[NormRect],
     turn: u64,
-) -> Vec<CropPx> {
+) -> (Vec<CropPx>, u64) {
     let side = f64::from(card.side_px);
     let (w, h) = (f64::from(picture.width_px), f64::from(picture.height_px));
     if f64::from(scaled.width_px) > WORTH * w || side > w || side > h {
-        return Vec::new();
+        return (Vec::new(), 0);
     }
     let mut all: Vec<CropPx> = Vec::new();
     for rect in moving {
@@ -49,12 +51,8 @@ pub fn regions(
             }
         }
     }
-    if all.len() > card.per_frame {
-        let first = (turn % all.len() as u64) as usize;
-        all.rotate_left(first);
-        all.truncate(card.per_frame);
-    }
-    all
+    let left_out = take_turns(&mut all, card.per_frame, turn);
+    (all, left_out)
 }
 
 /// Where squares of `side` begin that cover `low..high` of an axis of `limit` pixels: one in the middle
@@ -141,12 +139,20 @@ mod tests {
     #[test]
     fn every_moving_place_gets_its_turn_and_never_more_than_the_card_allows() {
         let moving = [at(0.1, 0.1), at(0.9, 0.1), at(0.1, 0.9), at(0.105, 0.1)];
-        let seen = |turn| regions(&CARD, HD, SCALED, &moving, turn);
+        let seen = |turn| {
+            let (seen, left_out) = regions(&CARD, HD, SCALED, &moving, turn);
+            assert_eq!(left_out, 1);
+            seen
+        };
         assert_eq!(seen(0).len(), 2);
         assert_eq!(seen(0)[1], seen(1)[0]);
         assert_eq!(seen(2)[1], seen(0)[0]);
-        assert!(regions(&CARD, HD, HD, &moving, 0).is_empty(), "not shrunk");
-        assert!(regions(&CARD, HD, SCALED, &[], 0).is_empty(), "no motion");
+        assert_eq!(
+            regions(&CARD, HD, HD, &moving, 0),
+            (vec![], 0),
+            "not shrunk"
+        );
+        assert_eq!(regions(&CARD, HD, SCALED, &[], 0), (vec![], 0), "no motion");
     }
 
     #[test]
@@ -192,12 +198,12 @@ mod tests {
         ) {
             let size = SizePx { width_px: w, height_px: h };
             let scaled = SizePx { width_px: w / 4, height_px: h / 4 };
-            for r in regions(&CARD, size, scaled, &[at(x, y)], turn) {
+            for r in regions(&CARD, size, scaled, &[at(x, y)], turn).0 {
                 prop_assert!(r.x0 >= 0.0 && r.y0 >= 0.0 && r.x1 <= f64::from(w) && r.y1 <= f64::from(h));
                 prop_assert!((r.x1 - r.x0 - 224.0).abs() < 1e-9);
             }
             let card = RegionsCard { per_frame: usize::MAX, ..CARD };
-            let all = regions(&card, size, scaled, &[NormRect::clipped(0.0, 0.0, 1.0, 1.0)], turn);
+            let (all, _) = regions(&card, size, scaled, &[NormRect::clipped(0.0, 0.0, 1.0, 1.0)], turn);
             // Every square of half a side lies whole in one of them.
             let (x0, y0) = (f64::from(x) * (f64::from(w) - 112.0), f64::from(y) * (f64::from(h) - 112.0));
             let whole = |r: &CropPx| r.x0 <= x0 + 1.0 && r.x1 + 1.0 >= x0 + 112.0 && r.y0 <= y0 + 1.0 && r.y1 + 1.0 >= y0 + 112.0;

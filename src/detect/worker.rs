@@ -80,6 +80,18 @@ impl DetectWorker {
         if cores > 2 { cores - 1 } else { cores.max(1) }
     }
 
+    /// Rare: more to look at in one picture than the limits of the cards and of the classifier.
+    fn count_left_out(&mut self, camera: CameraIx) {
+        for (kind, n) in self.detector.take_left_out().by_kind() {
+            if n > 0 {
+                let name = &self.cameras.names()[camera.index()];
+                let labels = [("camera", name.as_str()), ("kind", kind)];
+                let counter = self.metrics.counter(Metric::DetectLooksLeftOut, &labels);
+                counter.add(n);
+            }
+        }
+    }
+
     /// Runs until it is told to stop, the board is closed and empty, or track and rules are gone.
     /// Call on a thread of its own.
     ///
@@ -107,6 +119,7 @@ impl DetectWorker {
             let began = self.clock.mono();
             let result = self.detector.detect(&claim.frame, &*self.clock);
             busy.add(self.clock.mono().since(began).as_micros() as u64);
+            self.count_left_out(camera);
             match result {
                 Ok(detections) => {
                     (in_a_row, rebuilt) = (0, false);

@@ -34,19 +34,42 @@ pub struct CameraRings {
 
 /// The rings of all cameras, which come and go with the config; clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct SiteRings(Arc<Mutex<BTreeMap<CameraIx, CameraRings>>>);
+pub struct SiteRings(Arc<Mutex<BTreeMap<CameraIx, Kept>>>);
+
+#[derive(Clone, Debug)]
+struct Kept {
+    rings: CameraRings,
+    /// When its camera was taken out of the config.
+    gone: Option<MonoMicros>,
+}
 
 impl SiteRings {
     /// A camera's capture begins.
     pub fn insert(&self, camera: CameraIx, rings: CameraRings) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(camera, rings);
+        all.insert(camera, Kept { rings, gone: None });
     }
 
-    /// The rings of a camera whose capture began, even if it has ended since.
+    /// A camera is watched no more. Its rings stay for clips that are yet to be cut, see
+    /// [`forget_gone`](Self::forget_gone).
+    pub fn end(&self, camera: CameraIx, now: MonoMicros) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = all.get_mut(&camera) {
+            kept.gone.get_or_insert(now);
+        }
+    }
+
+    /// Lets go of the rings of cameras that have been gone since before `until`, but for those that are
+    /// `wanted`.
+    pub(super) fn forget_gone(&self, until: MonoMicros, wanted: impl Fn(CameraIx) -> bool) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|camera, kept| kept.gone.is_none_or(|at| at >= until) || wanted(*camera));
+    }
+
+    /// The rings of a camera whose capture began, also for a while after it has ended.
     pub fn of(&self, camera: CameraIx) -> Option<CameraRings> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(&camera).cloned()
+        all.get(&camera).map(|kept| kept.rings.clone())
     }
 }
 
@@ -108,4 +131,37 @@ impl CameraRings {
 /// Whether a cut lacks some of the pre-roll.
 pub fn is_short(cut: &RingCut) -> bool {
     cut.late > LATE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::metrics::Metrics;
+    use crate::capture::RingLimits;
+
+    #[test]
+    fn rings_of_a_camera_that_is_gone_go_once_no_clip_wants_them() {
+        let limits = RingLimits {
+            bytes: 1 << 20,
+            span: Duration::from_secs(5),
+        };
+        let ring = || CameraRings {
+            sub: GopRing::new(limits, &Metrics::default(), "wok"),
+            main: None,
+        };
+        let rings = SiteRings::default();
+        let (gone, back) = (CameraIx(0), CameraIx(1));
+        rings.insert(gone, ring());
+        rings.insert(back, ring());
+        rings.end(gone, MonoMicros(10));
+        rings.end(back, MonoMicros(10));
+        rings.insert(back, ring());
+        rings.forget_gone(MonoMicros(10), |_| false);
+        assert!(rings.of(gone).is_some(), "too early");
+        rings.forget_gone(MonoMicros(11), |camera| camera == gone);
+        assert!(rings.of(gone).is_some(), "a clip is yet to be cut");
+        rings.forget_gone(MonoMicros(11), |_| false);
+        assert!(rings.of(gone).is_none());
+        assert!(rings.of(back).is_some(), "it came back");
+    }
 }

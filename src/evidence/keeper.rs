@@ -55,6 +55,9 @@ const TICK: Duration = Duration::from_secs(1);
 pub const BEAT: Duration = Duration::from_secs(60);
 /// Longest wait for a unit after the end of a clip: a camera that is gone sends none.
 const CLIP_PATIENCE: Duration = Duration::from_secs(2);
+/// The rings of a camera that was taken out are kept for so long, for findings that are on their way
+/// here.
+const RINGS_KEPT: Duration = Duration::from_secs(60);
 /// After the disk refused.
 const AGAIN: Duration = Duration::from_secs(30);
 /// How often age is looked at.
@@ -457,6 +460,12 @@ impl Keeper {
             }
         }
         self.waiting = kept;
+        let wanted = |camera| {
+            let mut clips = self.waiting.iter().filter_map(|w| w.clip);
+            clips.any(|span| span.camera == camera)
+        };
+        let until = MonoMicros(now.0.saturating_sub(RINGS_KEPT.as_micros() as u64));
+        around.rings.forget_gone(until, wanted);
         if refused.is_none() && now >= self.shed_at {
             refused = self.shed(around, now).err();
         }

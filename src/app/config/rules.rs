@@ -10,7 +10,7 @@ use super::parse::{Cameras, note_duplicate};
 use super::section::{Located, Reading, Section, did_you_mean};
 use crate::base::geometry::{Point, Polygon};
 use crate::base::ids::{CameraIx, Name};
-use crate::rules::{RuleConfig, Schedule, Urgency, When, Zone};
+use crate::rules::{CODE_PREFIX, RuleConfig, Schedule, Urgency, When, Zone};
 
 /// All rules; none if one has a mistake that leaves nothing to go on with.
 pub(super) fn read_rules(
@@ -43,7 +43,17 @@ fn read_rule(
     all_labels: &mut Vec<Located<String>>,
 ) -> Option<RuleDraft> {
     let version = section.integer("version", 1..=1_000_000);
-    let code = section.name("code");
+    let code = section.name("code").filter(|code| {
+        let is_ours = code.as_str().starts_with(CODE_PREFIX);
+        if is_ours {
+            section.wrong(
+                "code",
+                format!("`{code}` is a finding about a camera, which `[health]` makes"),
+                "set it up there, or give the rule another code",
+            );
+        }
+        !is_ours
+    });
     let class = section
         .integer("class", 1..=3)
         .and_then(|c| Urgency::from_class(c as u8));

@@ -489,3 +489,14 @@ fn a_word_that_is_no_fault_of_a_camera_is_named() {
         "{problems:#?}"
     );
 }
+
+#[test]
+fn a_rule_may_not_take_the_codes_of_camera_health() {
+    let from = "code = \"ppe.mask.missing\"";
+    let problems = problems_with(from, "code = \"device.camera.offline\"");
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(
+        problems[0].contains("rule[0].code") && problems[0].contains("[health]"),
+        "{problems:?}"
+    );
+}
