@@ -24,6 +24,7 @@ use crate::base::heartbeat::Heartbeat;
 use crate::base::ids::{CameraId, CameraIx, RuleIx};
 use crate::base::metrics::{Counter, Metric, Metrics};
 use crate::base::time::{SharedClock, UtcMicros};
+use crate::base::words;
 use crate::detect::{Analysed, Models};
 use crate::evidence::EvidenceConfig;
 use crate::rules::{
@@ -148,6 +149,8 @@ impl Facts {
             missing: Vec::new(),
             muted: None,
             detail: None,
+            title: words::title(rule.code.as_str()),
+            detail_zh: None,
         }
     }
 
@@ -490,8 +493,8 @@ impl Analytics {
                 }
                 Err(e) if e.is_temporary() => {
                     self.metrics.counter(Metric::StoreFailures, &[]).add(1);
-                    let message = format!("findings wait in memory: {}", e.chain());
-                    self.problems.set(STORE_PROBLEM, &message);
+                    let message = words::problem::findings_wait(e.chain());
+                    self.problems.set(STORE_PROBLEM, message);
                     tracing::error!(%finding, revision, err = %e.chain(), "not stored yet: trying again");
                     let now = self.clock.mono();
                     if self.stopping.is_cancelled()

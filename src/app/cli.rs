@@ -10,6 +10,7 @@ use super::terminal::Terminal;
 use super::{check, demo, detect, probe, replay, run, schema, tail, verify};
 use crate::base::secret::Secret;
 use crate::base::time::UtcMicros;
+use crate::base::words::{Lang, UnknownLang};
 use crate::capture::Transport;
 
 /// Watches kitchen cameras, recognises food-safety violations, and gets every finding to the county
@@ -20,6 +21,10 @@ struct Cli {
     /// What the log on standard error looks like. MINGCHU_LOG sets its levels (mingchu=debug).
     #[arg(long, global = true, value_enum, default_value_t)]
     log_format: LogFormat,
+    /// The language that tail, demo, replay and its report speak to people: zh or en. Without it the
+    /// locale's (LC_ALL, LC_MESSAGES, LANG).
+    #[arg(long, global = true, value_name = "LANG", value_parser = lang)]
+    lang: Option<Lang>,
     #[command(subcommand)]
     command: Command,
 }
@@ -268,6 +273,10 @@ impl ReplayArgs {
     }
 }
 
+fn lang(text: &str) -> Result<Lang, String> {
+    text.parse().map_err(|e: UnknownLang| e.to_string())
+}
+
 fn moment_of_clip(text: &str) -> Result<replay::Explain, String> {
     match text.parse() {
         _ if text == "all" => Ok(replay::Explain::All),
@@ -365,7 +374,8 @@ pub fn main() -> Outcome {
     // A named provider: rustls refuses to choose when a process holds several. A second call in one
     // process is no error, the first provider stays.
     drop(rustls::crypto::ring::default_provider().install_default());
-    let terminal = Terminal::new();
+    let locale = || Lang::of_locale(|name| std::env::var(name).ok());
+    let terminal = Terminal::new(cli.lang.unwrap_or_else(locale));
     match &cli.command {
         Command::Check(args) => return check::run(&args.config, args.json, terminal),
         Command::Detect(args) => return detect::run(&args.options(), terminal),

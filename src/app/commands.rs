@@ -25,6 +25,7 @@ use super::notice::notice;
 use crate::base::backoff::Backoff;
 use crate::base::heartbeat::Heartbeat;
 use crate::base::metrics::Metric;
+use crate::base::words;
 use crate::uplink::{
     Admission, Answer, Change, Command, CommandResult, DesiredConfig, Entry, Flood, InboxEvent,
     Incoming, Journal, MOST_BYTES, MOST_CONFIG_BYTES, RecordBody, Task, WhatFor,
@@ -130,8 +131,7 @@ impl Session {
         if allowed {
             problems.clear(BROKER_PROBLEM);
         } else {
-            let text = "broker refuses the subscription to command/+ or config/desired: allow it in the broker's access list";
-            problems.set(BROKER_PROBLEM, text);
+            problems.set(BROKER_PROBLEM, words::problem::commands_not_subscribed());
         }
     }
 
@@ -142,8 +142,8 @@ impl Session {
     async fn take(&mut self, incoming: Incoming) {
         if !self.flood.admits(self.commander.desk.clock.mono()) {
             self.count(Metric::CommandsDropped, &[("reason", "rate")]);
-            let text = "commands come faster than they are looked at: some were dropped; see who publishes them";
-            self.commander.problems.set(FLOOD_PROBLEM, text);
+            let problems = &self.commander.problems;
+            problems.set(FLOOD_PROBLEM, words::problem::command_flood());
             acknowledge(incoming);
             return;
         }
@@ -166,7 +166,7 @@ impl Session {
                 tracing::info!(
                     revision = config.revision,
                     outcome = outcome.ended.as_str(),
-                    text = outcome.text,
+                    text = outcome.text.en,
                     "config of the centre"
                 );
             }
@@ -174,7 +174,7 @@ impl Session {
                 self.count(Metric::CommandsDropped, &[("reason", "unreadable")]);
                 tracing::warn!(reason, "config of the centre is unreadable");
                 let at = self.commander.desk.clock.utc();
-                let text = format!("the config on config/desired is refused: {reason}");
+                let text = words::notice::config_unreadable(&reason);
                 let data = Value::Null;
                 self.commit(vec![notice("config.rejected", at, text, &data)])
                     .await;
@@ -196,7 +196,7 @@ impl Session {
                 self.count(Metric::CommandsDropped, &[("reason", "unreadable")]);
                 tracing::warn!(command = name, err = %e, "command is unreadable");
                 if let Some(id) = &e.id {
-                    let outcome = Outcome::refused(e.reason.clone());
+                    let outcome = Outcome::refused(words::command::not_as_asked(&e.reason));
                     self.answer_aside(name, id, "refused", outcome, reply_to)
                         .await;
                 }
@@ -208,7 +208,7 @@ impl Session {
         if !self.commander.journal.knows(&id)
             && let Err(reason) = Task::read(name, &command.args)
         {
-            let outcome = Outcome::refused(reason);
+            let outcome = Outcome::refused(words::command::not_as_asked(reason));
             self.answer_aside(name, &id, "refused", outcome, reply_to)
                 .await;
             acknowledge(incoming);
@@ -245,7 +245,7 @@ impl Session {
                 acknowledge(incoming);
             }
             Admission::Expired => {
-                let text = format!("it came too late: here it is {now}");
+                let text = words::command::too_late(now);
                 let outcome = Outcome::refused(text);
                 self.answer_aside(name, &id, "expired", outcome, reply_to)
                     .await;
@@ -281,16 +281,17 @@ impl Session {
             command = name,
             id,
             outcome = word,
-            text = outcome.text,
+            text = outcome.text.en,
             "command answered"
         );
         CommandResult {
             id: id.to_owned(),
             command: name.to_owned(),
             outcome: word.to_owned(),
-            text: outcome.text.clone(),
+            text: outcome.text.en.clone(),
             at: self.commander.desk.clock.utc(),
             data: outcome.data.clone(),
+            text_zh: outcome.text.zh.clone(),
         }
     }
 
@@ -298,10 +299,13 @@ impl Session {
         let task = match Task::read(&entry.name, &entry.command.args) {
             Ok(task) => task,
             // Taken by another version.
-            Err(reason) => return self.finish(&entry, Outcome::refused(reason)).await,
+            Err(reason) => {
+                let text = words::command::not_as_asked(reason);
+                return self.finish(&entry, Outcome::refused(text)).await;
+            }
         };
         if entry.expires <= self.commander.desk.clock.utc() {
-            let outcome = Outcome::refused("it expired before it could be done");
+            let outcome = Outcome::refused(words::command::expired_before());
             return self.finish_as(&entry, "expired", outcome).await;
         }
         let desk = self.commander.desk.clone();
@@ -310,7 +314,7 @@ impl Session {
             return self.finish(&entry, outcome).await;
         }
         if self.slow.len() >= SLOW {
-            let text = format!("{SLOW} such commands are under way: send it again with another id");
+            let text = words::command::too_many(SLOW);
             return self.finish(&entry, Outcome::failed(text)).await;
         }
         self.slow.push(Box::pin(async move {
@@ -364,7 +368,7 @@ impl Session {
         let mut changes = Vec::new();
         for mute in &over {
             changes.push(mute.forgotten());
-            let text = format!("{} is not muted any more: its time is over", mute.about());
+            let text = words::notice::mute_over(mute.about());
             let data = serde_json::json!({"event": "ended", "mute": mute});
             changes.push(notice("mute", now, text, &data));
         }
@@ -399,10 +403,7 @@ impl Session {
                 tracing::error!(err = %e.chain(), "command not stored");
                 return;
             }
-            problems.set(
-                STORE_PROBLEM,
-                &format!("commands wait for the disk: {}", e.chain()),
-            );
+            problems.set(STORE_PROBLEM, words::problem::commands_wait(e.chain()));
             desk.metrics.counter(Metric::StoreFailures, &[]).add(1);
             heartbeat.beat();
             tokio::time::sleep(backoff.next_wait()).await;

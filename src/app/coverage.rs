@@ -17,6 +17,7 @@ use crate::base::digest::sha256_hex;
 use crate::base::ids::CameraIx;
 use crate::base::metrics::{Counter, Metric, Metrics};
 use crate::base::time::{MonoMicros, UtcMicros};
+use crate::base::words;
 use crate::rules::{Cause, CoverageLedger, Gap, HourAccount, HourReport, Outcome, What};
 use crate::uplink::{
     CameraCoverage, CameraState, Change, CoverageReport, Notice, RecordBody, Shelf, StoreError,
@@ -321,16 +322,14 @@ fn gap_notice(gap: &Gap) -> Notice {
     bits.copy_from_slice(&digest.as_bytes()[..10]);
     let ms = u64::try_from(gap.until.0.div_euclid(1000)).unwrap_or(0);
     let id: Uuid = uuid::Builder::from_unix_timestamp_millis(ms, &bits).into_uuid();
+    let cause = words::cause_of(gap.cause.word());
+    let text = words::notice::not_watched(gap.from, gap.until, &cause);
     Notice {
         id,
         kind: "coverage.gap".to_owned(),
         at: gap.until,
-        text: format!(
-            "nothing was watched from {} to {}: {}",
-            gap.from,
-            gap.until,
-            gap.cause.word()
-        ),
+        text: text.en,
+        text_zh: text.zh,
         data: serde_json::json!({
             "from": gap.from.to_string(),
             "until": gap.until.to_string(),

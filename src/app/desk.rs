@@ -22,6 +22,7 @@ use super::notice::notice;
 use crate::base::ids::CameraIx;
 use crate::base::metrics::{Metric, Metrics};
 use crate::base::time::{SharedClock, UtcMicros};
+use crate::base::words::{self, Texts};
 use crate::rules::{OpenFinding, RuleState, Shortfall};
 use crate::uplink::{
     Again, CameraState, Change, ClipArgs, Command, CoverageReport, DesiredConfig, DiagnoseArgs,
@@ -85,8 +86,8 @@ pub enum Then {
 pub struct Outcome {
     /// See [`Ended`].
     pub ended: Ended,
-    /// For people, one line.
-    pub text: String,
+    /// For people, one line; empty if there is nothing to add.
+    pub text: Texts,
     /// For machines; its shape depends on the command.
     pub data: Value,
     /// What to commit with the answer.
@@ -96,10 +97,10 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn new(ended: Ended, text: impl Into<String>, data: Value) -> Self {
+    fn new(ended: Ended, text: Texts, data: Value) -> Self {
         Self {
             ended,
-            text: text.into(),
+            text,
             data,
             changes: Vec::new(),
             then: Then::Nothing,
@@ -107,17 +108,22 @@ impl Outcome {
     }
 
     /// It was done.
-    pub fn done(text: impl Into<String>, data: Value) -> Self {
+    pub fn done(data: Value) -> Self {
+        Self::told(Texts::default(), data)
+    }
+
+    /// It was done, and there is something to say.
+    pub fn told(text: Texts, data: Value) -> Self {
         Self::new(Ended::Done, text, data)
     }
 
     /// It cannot be done as it was asked.
-    pub fn refused(text: impl Into<String>) -> Self {
+    pub fn refused(text: Texts) -> Self {
         Self::new(Ended::Refused, text, Value::Null)
     }
 
     /// It did not work.
-    pub fn failed(text: impl Into<String>) -> Self {
+    pub fn failed(text: Texts) -> Self {
         Self::new(Ended::Failed, text, Value::Null)
     }
 }
@@ -206,7 +212,7 @@ pub fn outdated(shelf: &[(String, String)], now: UtcMicros) -> Vec<Change> {
 }
 
 fn store_failed(e: &StoreError) -> Outcome {
-    Outcome::failed(format!("the store does not answer: {}", e.chain()))
+    Outcome::failed(words::command::store_failed(e.chain()))
 }
 
 impl Desk {
@@ -235,13 +241,13 @@ impl Desk {
         }
     }
 
-    async fn finding(&self, id: Uuid) -> Result<LedgerEntry, Outcome> {
+    async fn finding(&self, id: Uuid) -> Result<LedgerEntry, Box<Outcome>> {
         match self.store.read_finding(id).await {
             Ok(Some(entry)) => Ok(entry),
-            Ok(None) => Err(Outcome::refused(format!(
-                "there is no finding {id} here: never, or closed more than 90 days ago"
-            ))),
-            Err(e) => Err(store_failed(&e)),
+            Ok(None) => Err(Box::new(Outcome::refused(words::command::no_such_finding(
+                id,
+            )))),
+            Err(e) => Err(Box::new(store_failed(&e))),
         }
     }
 
@@ -258,9 +264,9 @@ impl Desk {
     async fn verdict(&self, command: &Command, args: &VerdictArgs) -> Outcome {
         let entry = match self.finding(args.finding).await {
             Ok(entry) => entry,
-            Err(outcome) => return outcome,
+            Err(outcome) => return *outcome,
         };
-        let mut outcome = Outcome::done("", about(&entry.data));
+        let mut outcome = Outcome::done(about(&entry.data));
         outcome.changes = vec![self.keep("verdict", args.finding, command, args)];
         outcome
     }
@@ -268,9 +274,9 @@ impl Desk {
     async fn rectify(&self, command: &Command, args: &RectifyArgs) -> Outcome {
         let entry = match self.finding(args.finding).await {
             Ok(entry) => entry,
-            Err(outcome) => return outcome,
+            Err(outcome) => return *outcome,
         };
-        let mut outcome = Outcome::done("", about(&entry.data));
+        let mut outcome = Outcome::done(about(&entry.data));
         outcome.changes = vec![self.keep("rectify", args.finding, command, args)];
         outcome
     }
@@ -281,25 +287,24 @@ impl Desk {
         camera: Option<&str>,
         rule: Option<&str>,
         code: Option<&str>,
-    ) -> Result<(), Outcome> {
-        let missing = |what: &str, name: &str, known: Vec<&str>| {
+    ) -> Result<(), Box<Outcome>> {
+        let missing = |what: Texts, name: &str, known: Vec<&str>| {
             let known = known.join(", ");
-            Err(Outcome::refused(format!(
-                "there is no {what} `{name}` here; there are {known}"
-            )))
+            let text = words::command::none_such(&what, name, known);
+            Err(Box::new(Outcome::refused(text)))
         };
         if let Some(camera) = camera {
             let state = self.state.borrow();
             let known: Vec<&str> = state.cameras.iter().map(|c| c.camera.as_str()).collect();
             if !known.contains(&camera) {
-                return missing("camera", camera, known);
+                return missing(words::command::camera(), camera, known);
             }
         }
         let facts = self.facts.borrow();
         if let Some(rule) = rule {
             let known: Vec<&str> = facts.rules.iter().map(|r| r.id.as_str()).collect();
             if !known.contains(&rule) {
-                return missing("rule", rule, known);
+                return missing(words::command::rule(), rule, known);
             }
         }
         if let Some(code) = code {
@@ -307,7 +312,7 @@ impl Desk {
             known.sort_unstable();
             known.dedup();
             if !known.contains(&code) {
-                return missing("rule for code", code, known);
+                return missing(words::command::rule_for_code(), code, known);
             }
         }
         Ok(())
@@ -317,7 +322,7 @@ impl Desk {
         let words = (&args.camera, &args.rule, &args.code);
         if let Err(outcome) = self.known(words.0.as_deref(), words.1.as_deref(), words.2.as_deref())
         {
-            return outcome;
+            return *outcome;
         }
         let now = self.clock.utc();
         let plus = |d: Duration| UtcMicros(now.0 + d.as_micros() as i64);
@@ -326,12 +331,10 @@ impl Desk {
             (None, until) => until.unwrap_or(now),
         };
         if until <= now || until > plus(MOST_MUTE) {
-            return Outcome::refused(format!(
-                "`until` is {until}: it must be after now ({now}) and within 24 h"
-            ));
+            return Outcome::refused(words::command::mute_until(until, now));
         }
         if self.mutes.all().len() >= MOST_MUTES {
-            return Outcome::refused(format!("{MOST_MUTES} mutes are in force: end some first"));
+            return Outcome::refused(words::command::mutes_full(MOST_MUTES));
         }
         let mute = Mute {
             id: command.id.clone(),
@@ -344,13 +347,8 @@ impl Desk {
                 reason: args.reason.clone(),
             },
         };
-        let text = format!(
-            "{} is muted until {until} by {}: {}",
-            mute.about(),
-            command.by,
-            args.reason
-        );
-        let mut outcome = Outcome::done(
+        let text = words::command::muted(mute.about(), until, &command.by, &args.reason);
+        let mut outcome = Outcome::told(
             text.clone(),
             json!({"mute": mute.id, "until": until.to_string()}),
         );
@@ -365,14 +363,17 @@ impl Desk {
         if let Some(id) = &args.mute {
             ended.retain(|m| m.id == *id);
             if ended.is_empty() {
-                return Outcome::refused(format!("no mute `{id}` is in force"));
+                return Outcome::refused(words::command::no_such_mute(id));
             }
         }
         let ids: Vec<&str> = ended.iter().map(|m| m.id.as_str()).collect();
-        let mut outcome = Outcome::done(format!("{} ended", ids.len()), json!({"ended": ids}));
+        let mut outcome = Outcome::told(
+            words::command::mutes_ended(ids.len()),
+            json!({"ended": ids}),
+        );
         for mute in &ended {
             outcome.changes.push(mute.forgotten());
-            let text = format!("{} is not muted any more: {}", mute.about(), command.by);
+            let text = words::command::not_muted_any_more(mute.about(), &command.by);
             let data = json!({"event": "lifted", "by": command.by, "mute": mute});
             outcome
                 .changes
@@ -384,21 +385,21 @@ impl Desk {
 
     async fn snapshot(&self, args: &SnapshotArgs) -> Outcome {
         if let Err(outcome) = self.known(Some(&args.camera), None, None) {
-            return outcome;
+            return *outcome;
         }
         match &self.pictures {
             Some(pictures) => pictured(pictures.snapshot(args.camera.clone()).await),
-            None => pictured(Err(NO_PICTURES.to_owned())),
+            None => Outcome::failed(words::command::no_pictures_here()),
         }
     }
 
     async fn clip(&self, args: &ClipArgs) -> Outcome {
         if let Err(outcome) = self.finding(args.finding).await {
-            return outcome;
+            return *outcome;
         }
         match &self.pictures {
             Some(pictures) => pictured(pictures.clip(args.finding).await),
-            None => pictured(Err(NO_PICTURES.to_owned())),
+            None => Outcome::failed(words::command::no_pictures_here()),
         }
     }
 
@@ -415,28 +416,27 @@ impl Desk {
             reply,
         };
         if self.wanted.try_send(wanted).is_err() {
-            return Outcome::failed("another config is being taken up: send it again later");
+            return Outcome::failed(words::command::config_busy());
         }
-        let taken = match tokio::time::timeout(CONFIG_WAIT, taken).await {
-            Ok(Ok(taken)) => taken,
-            _ => Taken::Failed("the running site did not take it up".to_owned()),
+        let Ok(Ok(taken)) = tokio::time::timeout(CONFIG_WAIT, taken).await else {
+            return Outcome::failed(words::command::config_not_taken());
         };
         let revision = config.revision;
         match taken {
             Taken::Applied(restarted) => {
-                Outcome::done("", json!({"revision": revision, "restarted": restarted}))
+                Outcome::done(json!({"revision": revision, "restarted": restarted}))
             }
             Taken::NotNewer(known) => Outcome::new(
                 Ended::Refused,
-                format!("revision {revision} is not newer than {known}, which is known already"),
+                words::command::config_not_newer(revision, known),
                 json!({"known": known}),
             ),
             Taken::Refused(problems) => Outcome::new(
                 Ended::Refused,
-                format!("{} mistakes; the config before stays", problems.len()),
+                words::command::config_mistakes(problems.len()),
                 json!({"problems": super::reload::told(&problems)}),
             ),
-            Taken::Failed(why) => Outcome::failed(why),
+            Taken::Failed(why) => Outcome::failed(words::command::config_failed(why)),
         }
     }
 
@@ -447,11 +447,9 @@ impl Desk {
         };
         let resent = self.store.resend(which).await;
         match resent {
-            Ok(seqs) if seqs.is_empty() => {
-                Outcome::refused("nothing of it is in the ledger any more")
-            }
-            Ok(seqs) => Outcome::done(
-                format!("{} sent again", seqs.len()),
+            Ok(seqs) if seqs.is_empty() => Outcome::refused(words::command::nothing_to_resend()),
+            Ok(seqs) => Outcome::told(
+                words::command::sent_again(seqs.len()),
                 json!({"records": seqs.len(), "first": seqs.first(), "last": seqs.last()}),
             ),
             Err(e) => store_failed(&e),
@@ -460,7 +458,7 @@ impl Desk {
 
     fn coverage(&self) -> Outcome {
         let report = self.coverage.borrow();
-        Outcome::done("", json!(*report))
+        Outcome::done(json!(*report))
     }
 
     /// Asks the analytics thread.
@@ -490,7 +488,7 @@ impl Desk {
     async fn diagnose(&self, args: &DiagnoseArgs) -> Outcome {
         let (camera, rule) = (args.camera.as_deref(), args.rule.as_deref());
         if let Err(outcome) = self.known(camera, rule, None) {
-            return outcome;
+            return *outcome;
         }
         let open = self.ask(Order::Open).await.unwrap_or_default();
         let facts = self.facts.borrow().clone();
@@ -533,7 +531,8 @@ impl Desk {
             "started": state.started.to_string(),
             "time": self.clock.utc().to_string(),
             "config": state.config,
-            "problems": state.problems,
+            "problems": state.problems.iter().map(|p| &p.en).collect::<Vec<_>>(),
+            "problems_zh": state.problems.iter().map(|p| &p.zh).collect::<Vec<_>>(),
             "outbox": self.store.stats(),
             "cameras": cameras,
             "models": models,
@@ -542,7 +541,7 @@ impl Desk {
             "rules": why,
             "counters": counters,
         });
-        Outcome::done("", data)
+        Outcome::done(data)
     }
 
     /// Looks for a while, then says what was seen.
@@ -550,7 +549,7 @@ impl Desk {
         let (camera, rule, code) = if let Some(finding) = args.finding {
             let data = match self.finding(finding).await {
                 Ok(entry) => entry.data,
-                Err(outcome) => return outcome,
+                Err(outcome) => return *outcome,
             };
             (data.camera.id, Some(data.rule.id), Some(data.code))
         } else {
@@ -561,7 +560,7 @@ impl Desk {
             )
         };
         if let Err(outcome) = self.known(Some(&camera), rule.as_deref(), code.as_deref()) {
-            return outcome;
+            return *outcome;
         }
         let facts = self.facts.borrow().clone();
         let wanted = |o: &Value| {
@@ -577,7 +576,7 @@ impl Desk {
             .map(|r| r.dwell_ms)
             .max();
         let Some(dwell_ms) = dwell_ms else {
-            return Outcome::refused("no rule looks for it");
+            return Outcome::refused(words::command::nobody_looks());
         };
         let seconds = args.seconds.unwrap_or(REINSPECT_DEFAULT_SECONDS);
         let begun = self.clock.utc();
@@ -606,23 +605,17 @@ impl Desk {
             && u64::from(watched) * 1000 > dwell_ms;
         let state = self.camera_state(&camera);
         let (answer, text) = if !seen.is_empty() {
-            ("seen", "it was seen".to_owned())
+            ("seen", words::command::seen())
         } else if enough {
-            (
-                "not-seen",
-                "the camera watched, and it was not seen".to_owned(),
-            )
+            ("not-seen", words::command::not_seen())
         } else if !awake {
-            let text = "no rule that looks for it is within its hours: no judgement";
-            ("cannot-tell", text.to_owned())
+            ("cannot-tell", words::command::off_hours())
         } else {
-            let text = format!(
-                "the camera was watched for {watched} of {seconds} s ({} ms are needed to decide): no judgement",
-                dwell_ms.max((WATCHED_SHARE * f64::from(seconds) * 1000.0) as u64)
-            );
+            let needed_ms = dwell_ms.max((WATCHED_SHARE * f64::from(seconds) * 1000.0) as u64);
+            let text = words::command::not_watched_enough(watched, seconds, needed_ms);
             ("cannot-tell", text)
         };
-        Outcome::done(
+        Outcome::told(
             text,
             json!({
                 "answer": answer,
@@ -670,12 +663,10 @@ impl Desk {
     }
 }
 
-const NO_PICTURES: &str = "unavailable: this version makes no pictures without faces";
-
 fn pictured(answer: Result<Value, String>) -> Outcome {
     match answer {
-        Ok(data) => Outcome::done("", data),
-        Err(why) => Outcome::failed(why),
+        Ok(data) => Outcome::done(data),
+        Err(why) => Outcome::failed(words::command::no_picture(why)),
     }
 }
 

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::analytics::{Facts, clock_state};
 use crate::base::ids::CameraIx;
 use crate::base::time::{MonoMicros, UtcMicros};
+use crate::base::words::{self, Texts};
 use crate::rules::{
     DeviceChange, DeviceConfig, DeviceFault, DeviceWatch, Look, OpenDevice, Phase, Sight,
 };
@@ -75,7 +76,10 @@ impl DeviceFindings {
                 first_seen: data.first_seen,
                 last_seen: data.last_seen,
                 looks: data.samples,
-                detail: data.detail.clone().unwrap_or_default(),
+                detail: Texts {
+                    en: data.detail.clone().unwrap_or_default(),
+                    zh: data.detail_zh.clone().unwrap_or_default(),
+                },
             });
             let is_known = open.is_some_and(|open| self.watch.restore(vec![open]).is_empty());
             if !is_known {
@@ -102,7 +106,7 @@ impl DeviceFindings {
             let changes = self.watch.look(&Look {
                 camera,
                 sight: sight_of(report.state),
-                detail: &report.detail,
+                detail: &report.details(),
                 at,
                 utc,
                 is_business,
@@ -176,7 +180,9 @@ impl DeviceFindings {
             reason: change.reason.map(|r| r.word().to_owned()),
             missing: Vec::new(),
             muted: None,
-            detail: Some(change.detail.clone()).filter(|d| !d.is_empty()),
+            detail: Some(change.detail.en.clone()).filter(|d| !d.is_empty()),
+            title: words::title(&change.fault.code()),
+            detail_zh: Some(change.detail.zh.clone()).filter(|d| !d.is_empty()),
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::base::geometry::NormRect;
 use crate::base::ids::{CameraIx, CameraSlots};
 use crate::base::metrics::{Metric, Metrics};
 use crate::base::time::{FrameStamp, SharedClock};
+use crate::base::words;
 use crate::capture::AccessUnit;
 use crate::detect::{Analysed, ClassInfo, Models};
 use crate::evidence::{
@@ -201,7 +202,7 @@ impl EvidenceDesk {
             }
             Err(e) => {
                 let why = e.to_string();
-                problems.set(PROBLEM, &format!("findings go without evidence: {why}"));
+                problems.set(PROBLEM, words::problem::no_evidence(&why));
                 tracing::error!(err = %why, "no evidence is kept");
                 metrics
                     .counter(Metric::EvidenceFailures, &[("reason", "closed")])
@@ -308,10 +309,8 @@ impl EvidenceDesk {
                     .counter(Metric::EvidenceFailures, &[("reason", reason)])
                     .add(1);
                 if reason != "closed" {
-                    self.problems.set(
-                        WRITE_PROBLEM,
-                        &format!("findings go without pictures: {why}; look at the disk"),
-                    );
+                    let text = words::problem::no_pictures(&why);
+                    self.problems.set(WRITE_PROBLEM, text);
                 }
                 tracing::error!(finding = %data.finding, err = %why, "the finding goes on without evidence");
                 let missing = |kind: &str| MissingEvidence {
@@ -679,7 +678,7 @@ pub fn teller(
 ) -> impl Fn(Told) + Send + use<> {
     let site = format!("{}/{}", site.region, site.site);
     move |told| match told {
-        Told::Problem(Some(problem)) => problems.set(PROBLEM, &problem),
+        Told::Problem(Some(problem)) => problems.set(PROBLEM, words::problem::evidence(problem)),
         Told::Problem(None) => problems.clear(PROBLEM),
         Told::Deleted { index, body } => {
             let bytes: u64 = body.files.iter().map(|f| f.bytes).sum();
@@ -689,16 +688,14 @@ pub fn teller(
                 .filter_map(|f| f.folder.rsplit('/').next())
                 .collect();
             findings.dedup();
+            let (files, of) = (body.files.len(), findings.len());
+            let text = words::notice::evidence_removed(files, of, &body.reason);
             let notice = Notice {
                 id: notice_id(&site, index),
                 kind: "evidence.deleted".to_owned(),
                 at: clock.utc(),
-                text: format!(
-                    "{} files of {} findings removed to stay within evidence.{}",
-                    body.files.len(),
-                    findings.len(),
-                    body.reason
-                ),
+                text: text.en,
+                text_zh: text.zh,
                 data: serde_json::json!({
                     "entry": index,
                     "reason": body.reason,

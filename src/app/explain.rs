@@ -6,7 +6,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::base::ids::ClassId;
-
+use crate::base::words::{Texts, label_beside, why};
 use crate::detect::Models;
 use crate::rules::{Nearest, RuleConfig, RuleState, Shortfall, Standing};
 
@@ -41,6 +41,8 @@ pub struct Explained {
     pub lacks: Vec<Lack>,
     /// All of it in one line of English: `head-bare 0.41 is below 0.55 (median of 5)`.
     pub text: String,
+    /// The same in Chinese.
+    pub text_zh: String,
 }
 
 /// A track as a rule sees it.
@@ -70,6 +72,8 @@ pub struct Lack {
     pub code: &'static str,
     /// In English.
     pub text: String,
+    /// In Chinese.
+    pub text_zh: String,
 }
 
 /// Puts the names to a state. `rules` are the engine's, `models` those whose classes they name.
@@ -88,6 +92,7 @@ fn named<'m>(
         Standing::Open { finding, .. } => ("open", Some(finding)),
         Standing::CoolingDown { finding, .. } => ("cooling-down", Some(finding)),
     };
+    let text = sentence(state, label);
     Explained {
         rule: rule.id.to_string(),
         version: rule.version,
@@ -102,7 +107,8 @@ fn named<'m>(
         dwell_ms: state.gate.dwell_ms,
         nearest: state.nearest.as_ref().map(|n| track(n, label)),
         lacks: state.lacks.iter().map(|l| lack(l, label)).collect(),
-        text: sentence(state, label),
+        text: text.en,
+        text_zh: text.zh,
     }
 }
 
@@ -120,39 +126,43 @@ fn track<'m>(nearest: &Nearest, label: &dyn Fn(ClassId) -> &'m str) -> Explained
 }
 
 fn lack<'m>(lacking: &Shortfall, label: &dyn Fn(ClassId) -> &'m str) -> Lack {
-    let text = match lacking {
-        Shortfall::OtherClass { class } => format!("this picture shows it as {}", label(*class)),
-        other => other.to_string(),
-    };
+    let text = lack_text(lacking, label);
     Lack {
         code: lacking.code(),
-        text,
+        text: text.en,
+        text_zh: text.zh,
     }
 }
 
-fn sentence<'m>(state: &RuleState, label: &dyn Fn(ClassId) -> &'m str) -> String {
-    let lacks: Vec<String> = state.lacks.iter().map(|l| lack(l, label).text).collect();
-    let what = if lacks.is_empty() {
-        "shows the violation".to_owned()
+fn lack_text<'m>(lacking: &Shortfall, label: &dyn Fn(ClassId) -> &'m str) -> Texts {
+    match lacking {
+        Shortfall::OtherClass { class } => why::shown_as(label_beside(label(*class))),
+        other => other.text(),
+    }
+}
+
+fn sentence<'m>(state: &RuleState, label: &dyn Fn(ClassId) -> &'m str) -> Texts {
+    let what = if state.lacks.is_empty() {
+        why::shows_it()
     } else {
-        lacks.join("; ")
+        Texts::joined(state.lacks.iter().map(|l| lack_text(l, label)))
     };
-    let subject = state.nearest.as_ref().map(|n| label(n.class));
-    let told = match state.standing {
-        Standing::Idle => String::new(),
-        Standing::Open { unseen_ms: 0, .. } => " (a finding is open)".to_owned(),
+    let what = match &state.nearest {
+        Some(nearest) => why::about(label_beside(label(nearest.class)), &what),
+        None => what,
+    };
+    let seconds = |ms: u64| ms as f64 / 1000.0;
+    match state.standing {
+        Standing::Idle => what,
+        Standing::Open { unseen_ms: 0, .. } => why::bracketed(&what, why::is_open()),
         Standing::Open { unseen_ms, .. } => {
-            let unseen = unseen_ms as f64 / 1000.0;
-            format!(" (a finding is open, not seen for {unseen:.1} s)")
+            let unseen = why::open_unseen(format_args!("{:.1}", seconds(unseen_ms)));
+            why::bracketed(&what, &unseen)
         }
         Standing::CoolingDown { left_ms, .. } => {
-            let left = left_ms as f64 / 1000.0;
-            format!(" (a return within {left:.0} s reopens the last finding)")
+            let left = why::may_reopen(format_args!("{:.0}", seconds(left_ms)));
+            why::bracketed(&what, &left)
         }
-    };
-    match subject {
-        Some(subject) => format!("{subject} {what}{told}"),
-        None => format!("{what}{told}"),
     }
 }
 
@@ -243,14 +253,17 @@ mod tests {
           "lacks": [
             {
               "code": "low-score",
-              "text": "0.41 is below 0.55 (median of 5)"
+              "text": "0.41 is below 0.55 (median of 5)",
+              "text_zh": "0.41 低于 0.55（5 帧中位数）"
             },
             {
               "code": "other-class",
-              "text": "this picture shows it as head-covered"
+              "text": "this picture shows it as head-covered",
+              "text_zh": "本帧中看起来是head-covered"
             }
           ],
-          "text": "head-bare 0.41 is below 0.55 (median of 5); this picture shows it as head-covered"
+          "text": "head-bare 0.41 is below 0.55 (median of 5); this picture shows it as head-covered",
+          "text_zh": "未戴帽的头部：0.41 低于 0.55（5 帧中位数）；本帧中看起来是head-covered"
         }
         "#);
     }

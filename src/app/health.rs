@@ -8,14 +8,16 @@ use tokio::sync::watch;
 
 use crate::base::ids::CameraId;
 use crate::base::time::{SharedClock, UtcMicros};
+use crate::base::words::{self, Texts};
 use crate::capture::{CaptureHealth, CaptureState};
 use crate::decode::{DecodeHealth, PictureFault};
+use crate::rules::CODE_PREFIX;
 use crate::uplink::{CameraReport, CameraState, SiteState};
 
 /// The site's problems by name, published through [`SiteState::problems`]. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Problems {
-    named: std::sync::Arc<std::sync::Mutex<BTreeMap<Cow<'static, str>, String>>>,
+    named: std::sync::Arc<std::sync::Mutex<BTreeMap<Cow<'static, str>, Texts>>>,
     state: watch::Sender<SiteState>,
 }
 
@@ -29,9 +31,13 @@ impl Problems {
     }
 
     /// There is (still) this problem.
-    pub fn set(&self, name: impl Into<Cow<'static, str>>, message: &str) {
+    pub fn set(&self, name: impl Into<Cow<'static, str>>, message: Texts) {
         let name = name.into();
-        self.change(|named| named.insert(name, message.to_owned()).as_deref() != Some(message));
+        self.change(|named| {
+            let is_news = named.get(&name) != Some(&message);
+            named.insert(name, message);
+            is_news
+        });
     }
 
     /// It is over.
@@ -39,13 +45,13 @@ impl Problems {
         self.change(|named| named.remove(name).is_some());
     }
 
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<Cow<'static, str>, String>) -> bool) {
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<Cow<'static, str>, Texts>) -> bool) {
         let mut named = self
             .named
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         if change(&mut named) {
-            let problems: Vec<String> = named.values().cloned().collect();
+            let problems: Vec<Texts> = named.values().cloned().collect();
             self.state.send_modify(|s| s.problems = problems);
         }
     }
@@ -57,64 +63,74 @@ fn merged(
     capture: &CaptureHealth,
     decode: &DecodeHealth,
     clock_limit: Duration,
-) -> (CameraState, String) {
-    let detail = || capture.detail.clone();
+) -> (CameraState, Texts) {
+    let detail = |state: CameraState| (state, cause_of(state, &capture.detail));
     match capture.state {
-        CaptureState::Online if decode.failed => (
-            CameraState::Failed,
-            "decoding keeps failing; tried again in minutes".to_owned(),
-        ),
+        CaptureState::Online if decode.failed => {
+            (CameraState::Failed, words::camera::decoding_fails())
+        }
         CaptureState::Online if decode.stalled => {
-            let detail = "its stream gives no picture; look at it with `mingchu probe`";
-            (CameraState::NoVideo, detail.to_owned())
+            (CameraState::NoVideo, words::camera::no_picture())
         }
         CaptureState::Online if decode.session != Some(capture.session) => {
-            let detail = "waiting for a picture that stands alone (GOP start)";
-            (CameraState::Connecting, detail.to_owned())
+            (CameraState::Connecting, words::camera::waits_for_key())
         }
         CaptureState::Online => {
             let picture = decode.picture.map(picture_fault);
             let clock = || clock_skew(capture.clock_ahead_ms?, clock_limit);
             picture
                 .or_else(clock)
-                .unwrap_or((CameraState::Online, detail()))
+                .unwrap_or_else(|| (CameraState::Online, Texts::same(&*capture.detail)))
         }
-        CaptureState::Connecting => (CameraState::Connecting, detail()),
-        CaptureState::Unauthorised => (CameraState::Unauthorised, detail()),
-        CaptureState::Offline => (CameraState::Offline, detail()),
-        CaptureState::NoVideo => (CameraState::NoVideo, detail()),
-        CaptureState::Ended => (CameraState::Ended, detail()),
+        CaptureState::Connecting => detail(CameraState::Connecting),
+        CaptureState::Unauthorised => detail(CameraState::Unauthorised),
+        CaptureState::Offline => detail(CameraState::Offline),
+        CaptureState::NoVideo => detail(CameraState::NoVideo),
+        CaptureState::Ended => detail(CameraState::Ended),
     }
 }
 
 /// What is wrong with the pictures, in words that say what is seen and blame nobody.
-fn picture_fault(fault: PictureFault) -> (CameraState, String) {
-    let (state, detail) = match fault {
-        PictureFault::Frozen => (
-            CameraState::Frozen,
-            "the picture does not change although the stream goes on",
-        ),
-        PictureFault::Dark => (CameraState::Dark, "the picture is too dark to see anything"),
-        PictureFault::Occluded => (
-            CameraState::Occluded,
-            "the view is blocked or shows next to no detail; needs checking",
-        ),
-        PictureFault::Moved => (
-            CameraState::Moved,
-            "the camera shows another view than before; needs checking, zones may no longer fit",
-        ),
-        PictureFault::Defocused => (
-            CameraState::Defocused,
-            "the picture is less sharp than it was: focus or lens needs checking",
-        ),
-    };
-    (state, detail.to_owned())
+fn picture_fault(fault: PictureFault) -> (CameraState, Texts) {
+    match fault {
+        PictureFault::Frozen => (CameraState::Frozen, words::camera::is_frozen()),
+        PictureFault::Dark => (CameraState::Dark, words::camera::is_dark()),
+        PictureFault::Occluded => (CameraState::Occluded, words::camera::is_occluded()),
+        PictureFault::Moved => (CameraState::Moved, words::camera::is_moved()),
+        PictureFault::Defocused => (CameraState::Defocused, words::camera::is_defocused()),
+    }
 }
 
-fn clock_skew(ahead_ms: i64, limit: Duration) -> Option<(CameraState, String)> {
+/// What is wrong with the pictures, for people.
+pub fn fault_title(fault: PictureFault) -> Texts {
+    words::title(&format!("{CODE_PREFIX}{}", fault.word()))
+}
+
+/// A state's word on the wire.
+pub fn state_word(state: CameraState) -> String {
+    let word = serde_json::to_value(state).unwrap_or_default();
+    word.as_str().unwrap_or("?").to_owned()
+}
+
+/// What capture says of a state, after the state itself: the cause comes from a camera or a network
+/// and is English, so in Chinese the state must say enough.
+fn cause_of(state: CameraState, why: &str) -> Texts {
+    if why.is_empty() {
+        return Texts::default();
+    }
+    Texts {
+        en: why.to_owned(),
+        ..words::camera::because(words::state_of(&state_word(state)), why)
+    }
+}
+
+fn clock_skew(ahead_ms: i64, limit: Duration) -> Option<(CameraState, Texts)> {
     let off = Duration::from_millis(ahead_ms.unsigned_abs());
-    let side = if ahead_ms > 0 { "ahead of" } else { "behind" };
-    let detail = format!("its clock is {} s {side} ours", off.as_secs());
+    let detail = if ahead_ms > 0 {
+        words::camera::clock_ahead(off.as_secs())
+    } else {
+        words::camera::clock_behind(off.as_secs())
+    };
     (off > limit).then_some((CameraState::ClockSkew, detail))
 }
 
@@ -142,6 +158,8 @@ pub fn first_report(id: &CameraId, now: UtcMicros) -> CameraReport {
         width: None,
         height: None,
         fps: None,
+        title: words::camera::connecting(),
+        detail_zh: String::new(),
     }
 }
 
@@ -163,7 +181,9 @@ fn update(
     if state != report.state {
         report.since = clock.utc();
     }
-    (report.state, report.detail) = (state, detail);
+    report.state = state;
+    report.title = words::state_of(&state_word(state));
+    (report.detail, report.detail_zh) = (detail.en, detail.zh);
     report.codec = capture.info.as_ref().map(|i| i.codec.name().to_owned());
     let size = decode.size.or(capture.info.as_ref().and_then(|i| i.size));
     (report.width, report.height) = (size.map(|s| s.width_px), size.map(|s| s.height_px));
@@ -184,18 +204,16 @@ pub async fn follow_main(
     loop {
         let health = capture.borrow_and_update().clone();
         let word = match health.state {
-            CaptureState::Unauthorised => Some("refuses the login"),
-            CaptureState::Offline => Some("is away"),
-            CaptureState::NoVideo => Some("has no video"),
+            CaptureState::Unauthorised => Some(words::problem::refuses_login()),
+            CaptureState::Offline => Some(words::problem::is_away()),
+            CaptureState::NoVideo => Some(words::problem::has_no_video()),
             CaptureState::Connecting | CaptureState::Online | CaptureState::Ended => None,
         };
         match word {
             None => problems.clear(&name),
             Some(word) => {
-                let detail = health.detail;
-                let message =
-                    format!("{name} {word} ({detail}); clips come from the sub stream meanwhile");
-                problems.set(name.clone(), &message);
+                let message = words::problem::main_away(&camera, &word, &health.detail);
+                problems.set(name.clone(), message);
             }
         }
         if capture.changed().await.is_err() {
@@ -236,6 +254,7 @@ mod tests {
     use super::*;
     use crate::base::geometry::SizePx;
     use crate::base::time::{ManualClock, MonoMicros};
+    use crate::rules::{Cause, DeviceFault};
 
     const LIMIT: Duration = Duration::from_secs(5);
 
@@ -337,13 +356,52 @@ mod tests {
     }
 
     #[test]
+    fn every_code_state_cause_and_fault_has_a_title() {
+        let states = [
+            CameraState::Online,
+            CameraState::Connecting,
+            CameraState::Unauthorised,
+            CameraState::Offline,
+            CameraState::NoVideo,
+            CameraState::Frozen,
+            CameraState::Occluded,
+            CameraState::Dark,
+            CameraState::Defocused,
+            CameraState::Moved,
+            CameraState::ClockSkew,
+            CameraState::Failed,
+            CameraState::Ended,
+        ];
+        for state in states {
+            let word = state_word(state);
+            assert!(words::known_state(&word).is_some(), "{word}");
+        }
+        for cause in Cause::ALL {
+            assert!(
+                words::known_cause(cause.word()).is_some(),
+                "{}",
+                cause.word()
+            );
+        }
+        for code in DeviceFault::ALL.map(DeviceFault::code) {
+            assert!(words::known_title(&code).is_some(), "{code}");
+        }
+        for fault in PictureFault::ALL {
+            assert!(!fault_title(fault).zh.is_ascii(), "{fault:?}");
+        }
+        for code in crate::app::config::CODES.iter().map(|c| c.code) {
+            assert!(words::known_title(code).is_some(), "{code}");
+        }
+    }
+
+    #[test]
     fn problems_come_and_go_by_name() {
         let (state, seen) = watch::channel(SiteState::default());
         let problems = Problems::new(state);
-        problems.set("b", "two");
-        problems.set("a", "one");
-        assert_eq!(seen.borrow().problems, ["one", "two"]);
+        problems.set("b", Texts::same("two"));
+        problems.set("a", Texts::same("one"));
+        assert_eq!(seen.borrow().problems, ["one", "two"].map(Texts::same));
         problems.clear("b");
-        assert_eq!(seen.borrow().problems, ["one"]);
+        assert_eq!(seen.borrow().problems, ["one"].map(Texts::same));
     }
 }

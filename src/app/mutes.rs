@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::base::time::UtcMicros;
+use crate::base::words::{self, Texts};
 use crate::uplink::{Change, FindingData, MutedRef, Shelf};
 
 /// In force at once.
@@ -38,20 +39,16 @@ impl Mute {
     }
 
     /// What it is about, for people.
-    pub fn about(&self) -> String {
-        let words = [
-            ("camera", &self.camera),
-            ("rule", &self.rule),
-            ("code", &self.code),
+    pub fn about(&self) -> Texts {
+        let about = [
+            self.camera.as_ref().map(words::command::about_camera),
+            self.rule.as_ref().map(words::command::about_rule),
+            self.code.as_ref().map(words::command::about_code),
         ];
-        let words = words
-            .iter()
-            .filter_map(|(k, v)| Some(format!("{k} {}", v.as_ref()?)));
-        let words: Vec<String> = words.collect();
-        if words.is_empty() {
-            return "the whole site".to_owned();
+        if about.iter().all(Option::is_none) {
+            return words::command::about_site();
         }
-        words.join(", ")
+        Texts::listed(about.into_iter().flatten())
     }
 
     /// What to write so that it survives a restart.

@@ -2,11 +2,12 @@
 use serde::Serialize;
 
 use crate::base::time::UtcMicros;
+use crate::base::words::Texts;
 use crate::uplink::{Change, Notice, RecordBody};
 
 /// A notice as a record to commit. `kind` is of `[a-z.]`; `text` is one line for people; `data` is
 /// for machines.
-pub fn notice(kind: &str, at: UtcMicros, text: impl Into<String>, data: &impl Serialize) -> Change {
+pub fn notice(kind: &str, at: UtcMicros, text: Texts, data: &impl Serialize) -> Change {
     let mut random = [0; 10];
     fastrand::fill(&mut random);
     let ms = u64::try_from(at.0.div_euclid(1000)).unwrap_or(0);
@@ -14,8 +15,9 @@ pub fn notice(kind: &str, at: UtcMicros, text: impl Into<String>, data: &impl Se
         id: uuid::Builder::from_unix_timestamp_millis(ms, &random).into_uuid(),
         kind: kind.to_owned(),
         at,
-        text: text.into(),
+        text: text.en,
         data: serde_json::to_value(data).unwrap_or_default(),
+        text_zh: text.zh,
     };
     Change::Record(RecordBody::Notice(Box::new(notice)))
 }

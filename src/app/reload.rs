@@ -42,6 +42,7 @@ use crate::base::digest::sha256_hex;
 use crate::base::ids::CameraId;
 use crate::base::metrics::Metric;
 use crate::base::time::UtcMicros;
+use crate::base::words;
 use crate::detect::{Detector, Models};
 use crate::rules::{DeviceConfig, RuleConfig};
 use crate::uplink::{
@@ -588,9 +589,8 @@ impl RunningSite {
             );
         }
         let line = first.lines().next().unwrap_or_default();
-        let text =
-            format!("a new config is refused ({count} mistakes), the one before stays: {line}");
-        self.problems.set(PROBLEM, &text);
+        let text = words::problem::config_refused(count, line);
+        self.problems.set(PROBLEM, text.clone());
         let rejection = ConfigRejection {
             revision: revision.clone(),
             source,

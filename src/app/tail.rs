@@ -7,11 +7,13 @@ use serde_json::{Value, json};
 
 use super::config;
 use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
+use super::health::state_word;
 use super::run::Signals;
 use super::terminal::{Terminal, Tone};
 use crate::base::ids::Name;
 use crate::base::secret::Secret;
 use crate::base::time::UtcMicros;
+use crate::base::words::{self, Texts, padded, tail as said};
 use crate::uplink::{
     ALL_SITES, AckBy, CameraState, CameraStatus, CommandResult, ConfigReport, CoverageReport,
     Event, FindingEvent, FindingPhase, Heard, Message, Notice, SiteIdentity, SiteStatus,
@@ -179,8 +181,8 @@ impl View {
     pub fn line(&mut self, message: &Message) -> Option<String> {
         let terminal = self.terminal;
         let Some((_, site, kind)) = Topics::parse(&message.topic) else {
-            let text = format!("unknown topic {}", message.topic);
-            return Some(terminal.paint(Tone::Faint, text));
+            let text = said::unknown_topic(&message.topic);
+            return Some(terminal.paint(Tone::Faint, terminal.say(&text)));
         };
         let site = site.to_string();
         let payload = &message.payload[..];
@@ -204,7 +206,8 @@ impl View {
             TopicKind::Notice => serde_json::from_slice(payload).map(|n: Event<Notice>| {
                 let (time, data) = (clock_of(n.data.at), n.data);
                 let word = terminal.paint(Tone::Warn, format_args!("{:<8}", data.kind));
-                Some(format!("{time}  {site}  {word}  {}", data.text))
+                let text = texts(data.text, data.text_zh);
+                Some(format!("{time}  {site}  {word}  {}", terminal.say(&text)))
             }),
             TopicKind::CommandResult(_) => {
                 serde_json::from_slice(payload).map(|r: Event<CommandResult>| {
@@ -214,39 +217,38 @@ impl View {
                     } else {
                         Tone::Warn
                     };
-                    let word = terminal.paint(tone, format_args!("{:<8}", data.outcome));
-                    let (name, text) = (data.command, data.text);
-                    Some(format!("{time}  {site}  {word}  command {name}  {text}"))
+                    let word = padded(terminal.say(&outcome_of(&data.outcome)), 8);
+                    let word = terminal.paint(tone, word);
+                    let name = said::command(data.command);
+                    let (name, text) = (terminal.say(&name), texts(data.text, data.text_zh));
+                    let text = terminal.say(&text);
+                    Some(format!("{time}  {site}  {word}  {name}  {text}"))
                 })
             }
-            TopicKind::Evidence(finding, n) => Ok(Some(terminal.paint(
-                Tone::Faint,
-                format_args!(
-                    "          {site}  evidence {n} of {finding}, {} bytes",
-                    payload.len()
-                ),
-            ))),
+            TopicKind::Evidence(finding, n) => {
+                let text = said::evidence(n, finding, payload.len());
+                Ok(Some(aside(&site, terminal.say(&text), terminal)))
+            }
             TopicKind::ConfigReported => serde_json::from_slice(payload).map(|c: ConfigReport| {
                 self.news(message, c.applied, config_line(&site, &c, terminal))
             }),
-            TopicKind::Receipt => Ok(Some(from_centre(&site, "receipt", payload, terminal))),
-            TopicKind::Command(name) => {
-                let what = format!("command {name}");
+            TopicKind::Receipt => {
+                let what = said::receipt();
                 Ok(Some(from_centre(&site, &what, payload, terminal)))
             }
-            TopicKind::ConfigDesired => Ok(Some(terminal.paint(
-                Tone::Faint,
-                format_args!("          {site}  config desired"),
-            ))),
-            TopicKind::Other(rest) => Ok(Some(
-                terminal.paint(Tone::Faint, format_args!("          {site}  {rest}")),
-            )),
+            TopicKind::Command(name) => {
+                let what = said::command(name);
+                Ok(Some(from_centre(&site, &what, payload, terminal)))
+            }
+            TopicKind::ConfigDesired => {
+                let what = said::config_desired();
+                Ok(Some(aside(&site, terminal.say(&what), terminal)))
+            }
+            TopicKind::Other(rest) => Ok(Some(aside(&site, rest, terminal))),
         };
         line.unwrap_or_else(|e| {
-            let text = format!(
-                "          {site}  unreadable message on {}: {e}",
-                message.topic
-            );
+            let text = said::unreadable(&message.topic, e);
+            let text = format!("          {site}  {}", terminal.say(&text));
             Some(terminal.paint(Tone::Warn, text))
         })
     }
@@ -260,20 +262,50 @@ impl View {
     }
 }
 
+/// What has no time of its own and matters less.
+fn aside(site: &str, text: impl std::fmt::Display, terminal: Terminal) -> String {
+    terminal.paint(Tone::Faint, format_args!("          {site}  {text}"))
+}
+
 /// A short message as it is.
-fn from_centre(site: &str, what: &str, payload: &[u8], terminal: Terminal) -> String {
+fn from_centre(site: &str, what: &Texts, payload: &[u8], terminal: Terminal) -> String {
     let text = String::from_utf8_lossy(payload);
     let short: String = text.chars().take(200).collect();
-    terminal.paint(
-        Tone::Faint,
-        format_args!("          {site}  {what} {short}"),
+    aside(
+        site,
+        format_args!("{} {short}", terminal.say(what)),
+        terminal,
     )
+}
+
+/// Both languages of a payload; a site of an older version says it in English only.
+fn texts(en: String, zh: String) -> Texts {
+    if zh.is_empty() {
+        return Texts::same(en);
+    }
+    Texts { en, zh }
+}
+
+fn outcome_of(word: &str) -> Texts {
+    match word {
+        "done" => words::command::outcome_done(),
+        "refused" => words::command::outcome_refused(),
+        "expired" => words::command::outcome_expired(),
+        "failed" => words::command::outcome_failed(),
+        "unknown-outcome" => words::command::outcome_unknown(),
+        other => Texts::same(other),
+    }
 }
 
 /// How much of an hour was watched, and why the rest was not.
 fn coverage_line(site: &str, event: &Event<CoverageReport>, terminal: Terminal) -> String {
     let report = &event.data;
-    let mut line = format!("{}  {site}  watched ", clock_of(report.hour));
+    let watched = said::watched();
+    let mut line = format!(
+        "{}  {site}  {} ",
+        clock_of(report.hour),
+        terminal.say(&watched)
+    );
     for (i, camera) in report.cameras.iter().enumerate() {
         let blind: u64 = camera.blind_ms.values().sum();
         let all = (camera.watched_ms + blind).max(1);
@@ -286,7 +318,9 @@ fn coverage_line(site: &str, event: &Event<CoverageReport>, terminal: Terminal) 
         let comma = if i > 0 { ", " } else { "" };
         line += &format!("{comma}{} {}", camera.camera, terminal.paint(tone, share));
         if let Some((cause, ms)) = camera.blind_ms.iter().max_by_key(|(_, ms)| **ms) {
-            line += &format!(" ({cause} {} s)", ms / 1000);
+            let blind = said::blind(words::cause_of(cause), ms / 1000);
+            line += " ";
+            line += terminal.say(&blind);
         }
     }
     line
@@ -294,25 +328,36 @@ fn coverage_line(site: &str, event: &Event<CoverageReport>, terminal: Terminal) 
 
 fn status_line(site: &str, status: &SiteStatus, terminal: Terminal) -> String {
     let word = if status.online {
-        terminal.paint(Tone::Good, "ONLINE  ")
+        terminal.paint(Tone::Good, padded(terminal.say(&said::online()), 8))
     } else {
-        terminal.paint(Tone::Bad, "OFFLINE ")
+        terminal.paint(Tone::Bad, padded(terminal.say(&said::offline()), 8))
     };
     let mut line = format!("{site}  {word}");
     if status.online {
-        let plural = if status.cameras == 1 { "" } else { "s" };
-        line += &format!("  {} camera{plural}", status.cameras);
+        let cameras = match status.cameras {
+            1 => said::camera_one(),
+            more => said::cameras(more),
+        };
+        line += "  ";
+        line += terminal.say(&cameras);
         if let Some(outbox) = status.outbox.filter(|o| o.records > 0) {
-            line += &format!(", {} records waiting", outbox.records);
+            let waiting = said::waiting(outbox.records);
+            line += &format!(", {}", terminal.say(&waiting));
         }
         if let Some(parked) = status.outbox.map(|o| o.parked).filter(|n| *n > 0) {
-            line += &terminal.paint(Tone::Bad, format_args!(", {parked} refused for good"));
+            let refused = said::refused_for_good(parked);
+            let refused = format!(", {}", terminal.say(&refused));
+            line += &terminal.paint(Tone::Bad, refused);
         }
     } else {
-        line += "  nobody is watching there";
+        line += "  ";
+        line += terminal.say(&said::nobody_watches());
     }
+    let mut zh = status.problems_zh.iter();
     for problem in &status.problems {
-        line += &format!("\n          {}", terminal.paint(Tone::Warn, problem));
+        let problem = texts(problem.clone(), zh.next().cloned().unwrap_or_default());
+        let problem = terminal.paint(Tone::Warn, terminal.say(&problem));
+        line += &format!("\n          {problem}");
     }
     line
 }
@@ -324,9 +369,10 @@ fn camera_line(site: &str, status: &CameraStatus, terminal: Terminal) -> String 
         CameraState::Connecting | CameraState::Ended => Tone::Faint,
         _ => Tone::Bad,
     };
-    let state = serde_json::to_value(report.state).unwrap_or_default();
-    let word = terminal.paint(tone, format_args!("{:<8}", state.as_str().unwrap_or("?")));
-    let mut line = format!("{site}  {word}  camera {}", report.camera);
+    let state = words::state_of(&state_word(report.state));
+    let word = terminal.paint(tone, padded(terminal.say(&state), 8));
+    let camera = said::camera(&report.camera);
+    let mut line = format!("{site}  {word}  {}", terminal.say(&camera));
     if let (Some(codec), Some(width), Some(height)) = (&report.codec, report.width, report.height) {
         let fps = report.fps.unwrap_or(0.0);
         line += &terminal.paint(
@@ -334,8 +380,9 @@ fn camera_line(site: &str, status: &CameraStatus, terminal: Terminal) -> String 
             format_args!("  {codec} {width}x{height} {fps:.0} fps"),
         );
     }
-    if !report.detail.is_empty() {
-        line += &format!("  {}", report.detail);
+    let detail = texts(report.detail.clone(), report.detail_zh.clone());
+    if !detail.is_empty() {
+        line += &format!("  {}", terminal.say(&detail));
     }
     line
 }
@@ -343,16 +390,14 @@ fn camera_line(site: &str, status: &CameraStatus, terminal: Terminal) -> String 
 fn config_line(site: &str, report: &ConfigReport, terminal: Terminal) -> String {
     let short = |revision: &str| revision.get(..8).unwrap_or(revision).to_owned();
     let parts = report.restarted.join(", ");
-    let mut line = terminal.paint(
-        Tone::Faint,
-        format_args!(
-            "{site}  config {} in force: {parts}",
-            short(&report.revision)
-        ),
-    );
+    let in_force = said::config_in_force(short(&report.revision), parts);
+    let mut line = format!("{site}  {}", terminal.say(&in_force));
+    line = terminal.paint(Tone::Faint, line);
     if let Some(rejected) = &report.rejected {
-        let word = terminal.paint(Tone::Bad, "REFUSED ");
-        line = format!("{site}  {word}  config {}", short(&rejected.revision));
+        let word = padded(terminal.say(&said::refused()), 8);
+        let word = terminal.paint(Tone::Bad, word);
+        let config = said::config(short(&rejected.revision));
+        line = format!("{site}  {word}  {}", terminal.say(&config));
         for p in &rejected.problems {
             let text = format!("{}:{}: {} {}", p.line, p.column, p.key, p.message);
             line += &format!("\n          {}", terminal.paint(Tone::Warn, text));
@@ -363,12 +408,13 @@ fn config_line(site: &str, report: &ConfigReport, terminal: Terminal) -> String 
 
 fn finding_line(site: &str, event: &FindingEvent, terminal: Terminal) -> String {
     let f = &event.data;
-    let word = match f.phase {
-        FindingPhase::Opened => terminal.paint(Tone::Bad, "FOUND   "),
-        FindingPhase::Updated => terminal.paint(Tone::Warn, "goes on "),
-        FindingPhase::Closed => terminal.paint(Tone::Good, "closed  "),
-        FindingPhase::Reopened => terminal.paint(Tone::Bad, "AGAIN   "),
+    let (tone, word) = match f.phase {
+        FindingPhase::Opened => (Tone::Bad, said::found()),
+        FindingPhase::Updated => (Tone::Warn, said::goes_on()),
+        FindingPhase::Closed => (Tone::Good, said::closed()),
+        FindingPhase::Reopened => (Tone::Bad, said::again()),
     };
+    let word = terminal.paint(tone, padded(terminal.say(&word), 8));
     let zone = f
         .camera
         .zone
@@ -379,16 +425,32 @@ fn finding_line(site: &str, event: &FindingEvent, terminal: Terminal) -> String 
         _ => f.last_seen,
     };
     let code = terminal.paint(Tone::Bold, &f.code);
+    // A code of a site's own has the title that the site gives it.
+    let title = words::known_title(&f.code).unwrap_or_else(|| f.title.clone());
+    let title = terminal.say(&title);
+    let title = if title.is_empty() || title == f.code {
+        String::new()
+    } else {
+        format!("  {title}")
+    };
     let mut line = format!(
-        "{}  {site}  {word}  {code}  {}{zone}",
+        "{}  {site}  {word}  {code}{title}  {}{zone}",
         clock_of(shown),
         f.camera.id
     );
+    let detail = texts(
+        f.detail.clone().unwrap_or_default(),
+        f.detail_zh.clone().unwrap_or_default(),
+    );
     if f.phase == FindingPhase::Closed {
         let seconds = (f.last_seen.0 - f.first_seen.0) / 1_000_000;
-        line += &format!("  lasted {seconds} s");
+        let lasted = said::lasted(seconds);
+        line += &format!("  {}", terminal.say(&lasted));
     } else if let Some(object) = f.objects.first() {
-        line += &format!("  {} {:.2}", object.label, object.score);
+        let label = words::label_beside(&object.label);
+        line += &format!("  {} {:.2}", terminal.say(&label), object.score);
+    } else if !detail.is_empty() {
+        line += &format!("  {}", terminal.say(&detail));
     }
     let short: String = f
         .finding
@@ -399,10 +461,12 @@ fn finding_line(site: &str, event: &FindingEvent, terminal: Terminal) -> String 
         .take(6)
         .collect();
     let short: String = short.chars().rev().collect();
-    let faint = format!("  class {}  #{short}.{}", f.class, f.revision);
+    let class = said::class(f.class);
+    let faint = format!("  {}  #{short}.{}", terminal.say(&class), f.revision);
     line += &terminal.paint(Tone::Faint, faint);
     if f.replayed {
-        line += &terminal.paint(Tone::Faint, "  delivered late");
+        let late = format!("  {}", terminal.say(&said::late()));
+        line += &terminal.paint(Tone::Faint, late);
     }
     line
 }
@@ -417,19 +481,17 @@ fn telemetry_line(site: &str, telemetry: &Telemetry, terminal: Terminal) -> Stri
             .map(|(_, v)| v)
             .sum()
     };
-    let text = format!(
-        "up {} s, {} pictures decoded, {} analysed, {} replaced, {} records waiting",
+    let figures = said::figures(
         telemetry.uptime_seconds,
         sum("decode_frames_total"),
         sum("detect_frames_total"),
         sum("frames_replaced_total"),
         sum("outbox_records"),
     );
+    let text = said::telemetry(&figures);
     let time = clock_of(telemetry.time);
-    format!(
-        "{time}  {site}  {}",
-        terminal.paint(Tone::Faint, format_args!("telemetry  {text}"))
-    )
+    let text = terminal.paint(Tone::Faint, terminal.say(&text));
+    format!("{time}  {site}  {text}")
 }
 
 /// For the demo, which knows its site.
@@ -441,6 +503,7 @@ pub fn own_subscriber(mut config: UplinkConfig, site: &SiteIdentity) -> Subscrib
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::words::Lang;
     use crate::uplink::Asked;
 
     fn message(topic: &str, payload: &Value) -> Message {
@@ -484,6 +547,47 @@ mod tests {
             &status(false, "2026-11-24T03:13:09.000Z"),
         ));
         assert!(gone.is_some_and(|l| l.contains("OFFLINE   nobody is watching there")));
+    }
+
+    #[test]
+    fn an_officer_who_reads_chinese_is_told_in_chinese() {
+        let terminal = Terminal::with_colour(false).with_lang(Lang::Zh);
+        let mut view = View::new(true, terminal);
+        let mut line = |topic: &str, payload: Value| view.line(&message(topic, &payload)).unwrap();
+        let mut online = status(true, "2026-11-24T03:12:07.000Z");
+        online["problems_zh"] = json!(["磁盘已满"]);
+        assert_eq!(
+            line("status", online),
+            "03:12:07  site-1  在线      1 个摄像头\n          磁盘已满"
+        );
+        let camera = json!({"camera": "wok", "state": "no_video", "since": "2026-11-24T03:12:07.000Z",
+            "detail": "the camera offers only audio", "detail_zh": "无视频：the camera offers only audio",
+            "codec": null, "width": null, "height": null, "fps": null,
+            "time": "2026-11-24T03:12:07.000Z", "epoch": 7});
+        assert_eq!(
+            line("camera/wok/status", camera),
+            "03:12:07  site-1  无视频    摄像头 wok  无视频：the camera offers only audio"
+        );
+        let event = |kind: &str, data: Value| {
+            json!({"specversion": "1.0", "id": "x", "source": "//mingchu/410724/site-1",
+                "type": kind, "subject": "site", "time": "2026-11-24T03:12:07.000Z",
+                "datacontenttype": "application/json", "seq": 1, "data": data})
+        };
+        let result = json!({"id": "c", "command": "mute", "outcome": "done", "text": "1 ended",
+            "text_zh": "已结束 1 个", "at": "2026-11-24T03:12:07.000Z", "data": null});
+        assert_eq!(
+            line(
+                "command/mute/result",
+                event("cn.mingchu.command.result.v1", result)
+            ),
+            "03:12:07  site-1  完成      命令 mute  已结束 1 个"
+        );
+        let coverage = json!({"hour": "2026-11-24T03:00:00.000Z", "revision": 1, "partial": false,
+            "cameras": [{"camera": "wok", "watched_ms": 3_240_000, "blind_ms": {"offline": 360_000}}]});
+        assert_eq!(
+            line("coverage", event("cn.mingchu.coverage.v1", coverage)),
+            "03:00:00  site-1  已监测 wok 90.0 % （摄像头无法连接 360 秒）"
+        );
     }
 
     #[test]

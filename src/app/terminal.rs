@@ -4,11 +4,13 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::Mutex;
 
 use crate::base::time::{MonoMicros, SharedClock};
+use crate::base::words::{Lang, Texts};
 
 /// Standard output.
 #[derive(Clone, Copy, Debug)]
 pub struct Terminal {
     colour: bool,
+    lang: Lang,
 }
 
 /// What a piece of text is, for colouring.
@@ -28,15 +30,32 @@ pub enum Tone {
 
 impl Terminal {
     /// Colour if standard output is a terminal and `NO_COLOR` is unset (<https://no-color.org>).
-    pub fn new() -> Self {
+    pub fn new(lang: Lang) -> Self {
         let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Self { colour }
+        Self { colour, lang }
+    }
+
+    /// What people read it in.
+    pub fn lang(self) -> Lang {
+        self.lang
+    }
+
+    /// A text in its language.
+    pub fn say(self, texts: &Texts) -> &str {
+        texts.of(self.lang)
     }
 
     /// With colour on or off, whatever the output is.
     #[cfg(test)]
     pub fn with_colour(colour: bool) -> Self {
-        Self { colour }
+        let lang = Lang::En;
+        Self { colour, lang }
+    }
+
+    /// In another language.
+    #[cfg(test)]
+    pub fn with_lang(self, lang: Lang) -> Self {
+        Self { lang, ..self }
     }
 
     /// `text` in `tone`.
@@ -159,12 +178,6 @@ impl Progress {
             "[{bar}] {:3.0} %  {media_s:.0} of {total_s:.0} s  {rate:.0} pictures/s  {minutes}:{seconds:02} left",
             share * 100.0
         )
-    }
-}
-
-impl Default for Terminal {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -11,3 +11,4 @@ pub mod metrics;
 pub mod secret;
 pub mod streak;
 pub mod time;
+pub mod words;

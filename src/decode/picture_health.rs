@@ -47,6 +47,28 @@ pub enum PictureFault {
     Defocused,
 }
 
+impl PictureFault {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Frozen,
+        Self::Dark,
+        Self::Occluded,
+        Self::Moved,
+        Self::Defocused,
+    ];
+
+    /// The word in recordings, and for the camera's state.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Frozen => "frozen",
+            Self::Dark => "dark",
+            Self::Occluded => "occluded",
+            Self::Moved => "moved",
+            Self::Defocused => "defocused",
+        }
+    }
+}
+
 /// How long each must last. `None`: not looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PictureConfig {

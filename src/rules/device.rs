@@ -37,6 +37,7 @@ use super::finding::{CloseReason, Phase};
 use crate::base::ids::CameraIx;
 use crate::base::streak::Streak;
 use crate::base::time::{MonoMicros, UtcMicros};
+use crate::base::words::Texts;
 
 /// See decision 4.
 pub const FORGIVEN: Duration = Duration::from_secs(10);
@@ -171,7 +172,7 @@ pub struct Look<'a> {
     /// What it does.
     pub sight: Sight,
     /// Why, for people.
-    pub detail: &'a str,
+    pub detail: &'a Texts,
     /// When.
     pub at: MonoMicros,
     /// The same moment in UTC.
@@ -204,7 +205,7 @@ pub struct DeviceChange {
     /// Looks that showed it.
     pub looks: u32,
     /// Why, for people: of the newest look that showed it.
-    pub detail: String,
+    pub detail: Texts,
 }
 
 /// What is needed to go on with an open finding after a restart.
@@ -225,7 +226,7 @@ pub struct OpenDevice {
     /// As in [`DeviceChange`].
     pub looks: u32,
     /// As in [`DeviceChange`].
-    pub detail: String,
+    pub detail: Texts,
 }
 
 #[derive(Clone, Debug)]
@@ -235,7 +236,7 @@ struct Open {
     first_seen: UtcMicros,
     last_seen: UtcMicros,
     looks: u32,
-    detail: String,
+    detail: Texts,
     /// Good time since it was last seen.
     gone: Duration,
     /// Of the newest revision; `None` after a restart.
@@ -430,7 +431,7 @@ impl Case {
                 first_seen,
                 last_seen: look.utc,
                 looks: self.looks,
-                detail: look.detail.to_owned(),
+                detail: look.detail.clone(),
                 gone: Duration::ZERO,
                 revised: Some(look.at),
             });

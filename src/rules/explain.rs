@@ -1,6 +1,5 @@
-//! Why not: what each rule of a camera lacked at its newest picture. Data only, with plain English
+//! Why not: what each rule of a camera lacked at its newest picture. Data only, with plain words
 //! for people; who shows it adds the names of rules, labels and cameras.
-use std::fmt;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -9,6 +8,7 @@ use super::config::Gate;
 use crate::base::geometry::NormRect;
 use crate::base::ids::{CameraIx, ClassId, RuleIx};
 use crate::base::time::{FrameStamp, UtcMicros};
+use crate::base::words::{Texts, why};
 use crate::track::TrackId;
 
 /// One rule on one camera, at the camera's newest picture.
@@ -175,59 +175,44 @@ impl Shortfall {
     }
 }
 
-impl fmt::Display for Shortfall {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Shortfall {
+    /// What was lacking, for people; of another class without its name, which only the models know.
+    pub fn text(&self) -> Texts {
         let seconds = |ms: u64| Duration::from_millis(ms).as_secs_f64();
         match *self {
-            Self::OffSchedule { until: Some(until) } => {
-                write!(f, "the rule does not watch until {until}")
-            }
-            Self::OffSchedule { until: None } => {
-                write!(f, "the rule does not watch within a year")
-            }
-            Self::NothingSeen { others: 0 } => write!(f, "nothing is seen"),
-            Self::NothingSeen { others } => {
-                write!(f, "nothing of its labels is seen ({others} of others)")
-            }
-            Self::Unconfirmed { seen } => {
-                write!(f, "not seen often enough to count ({seen} so far)")
-            }
-            Self::Lost => write!(f, "not seen in this picture"),
-            Self::OutsideZone => write!(f, "outside the zone"),
-            Self::Excluded { area } => write!(f, "in excluded area {}", area + 1),
-            Self::EnteringZone { inside, needs } => {
-                write!(f, "in the zone for {inside} of {needs} pictures")
-            }
-            Self::FewSamples { have, needs } => write!(f, "{have} of {needs} pictures"),
+            Self::OffSchedule { until: Some(until) } => why::off_until(until),
+            Self::OffSchedule { until: None } => why::off_for_a_year(),
+            Self::NothingSeen { others: 0 } => why::nothing(),
+            Self::NothingSeen { others } => why::only_others(others),
+            Self::Unconfirmed { seen } => why::unconfirmed(seen),
+            Self::Lost => why::lost(),
+            Self::OutsideZone => why::outside_zone(),
+            Self::Excluded { area } => why::excluded(area + 1),
+            Self::EnteringZone { inside, needs } => why::entering(inside, needs),
+            Self::FewSamples { have, needs } => why::few_samples(have, needs),
             Self::LowScore {
                 median,
                 threshold,
                 samples,
-            } => write!(
-                f,
-                "{median:.2} is below {threshold:.2} (median of {samples})"
+            } => why::low_score(
+                format_args!("{median:.2}"),
+                format_args!("{threshold:.2}"),
+                samples,
             ),
             Self::FewHits {
                 hits,
                 needs,
                 samples,
                 threshold,
-            } => write!(
-                f,
-                "{hits} of {needs} scores reach {threshold:.2} (window of {samples})"
+            } => why::few_hits(hits, needs, format_args!("{threshold:.2}"), samples),
+            Self::Still { still_ms, limit_ms } => why::still(
+                format_args!("{:.0}", seconds(still_ms)),
+                format_args!("{:.0}", seconds(limit_ms)),
             ),
-            Self::Still { still_ms, limit_ms } => write!(
-                f,
-                "has not moved for {:.0} s: from {:.0} s on it is taken for a thing",
-                seconds(still_ms),
-                seconds(limit_ms)
-            ),
-            Self::OtherClass { .. } => write!(f, "this picture shows it as something else"),
-            Self::ShortDwell { dwelt_ms, needs_ms } => write!(
-                f,
-                "has lasted {:.1} s of {:.1} s",
-                seconds(dwelt_ms),
-                seconds(needs_ms)
+            Self::OtherClass { .. } => why::other_class(),
+            Self::ShortDwell { dwelt_ms, needs_ms } => why::short(
+                format_args!("{:.1}", seconds(dwelt_ms)),
+                format_args!("{:.1}", seconds(needs_ms)),
             ),
         }
     }

@@ -39,6 +39,7 @@ use super::topics::Topics;
 use crate::base::digest::sha256_hex;
 use crate::base::metrics::{Metric, Metrics};
 use crate::base::time::{MonoMicros, SharedClock, UtcMicros};
+use crate::base::words;
 
 /// What a publish of evidence is called among the others.
 pub const EVIDENCE: &str = "evidence";
@@ -455,6 +456,7 @@ fn withheld(item: &EvidenceItem, unfit: &Unfit, now: UtcMicros) -> Notice {
     let name = format!("{}/{}/{}", item.finding, item.n, unfit.reason);
     let digest = sha256_hex(name.as_bytes());
     let bits = u128::from_str_radix(&digest[..32], 16).unwrap_or_default();
+    let text = words::notice::not_sent(&item.kind, item.finding, &unfit.why);
     Notice {
         id: uuid::Builder::from_u128(bits)
             .with_version(uuid::Version::Custom)
@@ -462,10 +464,8 @@ fn withheld(item: &EvidenceItem, unfit: &Unfit, now: UtcMicros) -> Notice {
             .into_uuid(),
         kind: "evidence.withheld".to_owned(),
         at: now,
-        text: format!(
-            "{} of finding {} is not sent: {}",
-            item.kind, item.finding, unfit.why
-        ),
+        text: text.en,
+        text_zh: text.zh,
         data: serde_json::json!({
             "finding": item.finding,
             "n": item.n,

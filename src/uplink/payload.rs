@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::config::SiteIdentity;
 use crate::base::time::UtcMicros;
+use crate::base::words::Texts;
 
 /// Media type of a finding's message, for the MQTT 5 content type.
 pub const FINDING_CONTENT_TYPE: &str = "application/cloudevents+json";
@@ -266,6 +267,12 @@ pub struct FindingData {
     /// Evidence that should be there and is not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<MissingEvidence>,
+    /// What `code` means, for people; a code of the site's own is its own title.
+    #[serde(default)]
+    pub title: Texts,
+    /// `detail` in Chinese.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail_zh: Option<String>,
 }
 
 /// Why a finding need not be acted on at once.
@@ -454,6 +461,9 @@ pub struct SiteStatus {
     pub outbox: Option<OutboxStatus>,
     /// What a person should look at, in English, one line each. Empty: all is well.
     pub problems: Vec<String>,
+    /// `problems` in Chinese, line by line.
+    #[serde(default)]
+    pub problems_zh: Vec<String>,
 }
 
 /// The outbox in figures.
@@ -513,7 +523,7 @@ pub struct CameraReport {
     #[serde(with = "rfc3339")]
     #[schemars(with = "UtcMicros")]
     pub since: UtcMicros,
-    /// Why, for people; empty while online.
+    /// Why, for people, in English; empty while online.
     pub detail: String,
     /// `h264` or `h265`; null until known.
     #[schemars(extend("enum" = ["h264", "h265", null]))]
@@ -524,6 +534,22 @@ pub struct CameraReport {
     pub height: Option<u32>,
     /// Pictures a second as received; null until known.
     pub fps: Option<f32>,
+    /// What `state` means, for people.
+    #[serde(default)]
+    pub title: Texts,
+    /// `detail` in Chinese.
+    #[serde(default)]
+    pub detail_zh: String,
+}
+
+impl CameraReport {
+    /// What there is to say of the state, in both languages.
+    pub fn details(&self) -> Texts {
+        Texts {
+            en: self.detail.clone(),
+            zh: self.detail_zh.clone(),
+        }
+    }
 }
 
 /// A camera's word, retained.
@@ -654,6 +680,8 @@ pub(super) mod tests {
             missing: Vec::new(),
             muted: None,
             detail: None,
+            title: crate::base::words::title("ppe.hat.missing"),
+            detail_zh: None,
         }
     }
 
@@ -667,6 +695,8 @@ pub(super) mod tests {
             width: Some(1920),
             height: Some(1080),
             fps: Some(25.0),
+            title: crate::base::words::state_of("no_video"),
+            detail_zh: "摄像头仅提供音频".to_owned(),
         }
     }
 
@@ -806,7 +836,11 @@ pub(super) mod tests {
               ]
             },
             "realert": false,
-            "reason": null
+            "reason": null,
+            "title": {
+              "en": "No hat",
+              "zh": "未戴工作帽"
+            }
           }
         }
         "#);
@@ -828,6 +862,7 @@ pub(super) mod tests {
                 parked: 1,
             }),
             problems: vec!["camera wok-1: no video".to_owned()],
+            problems_zh: vec!["摄像头 wok-1：无视频".to_owned()],
         };
         insta::assert_snapshot!(wire(&status), @r#"
         {
@@ -845,6 +880,9 @@ pub(super) mod tests {
           },
           "problems": [
             "camera wok-1: no video"
+          ],
+          "problems_zh": [
+            "摄像头 wok-1：无视频"
           ]
         }
         "#);
@@ -852,6 +890,7 @@ pub(super) mod tests {
             online: false,
             outbox: None,
             problems: Vec::new(),
+            problems_zh: Vec::new(),
             ..status
         };
         insta::assert_snapshot!(wire(&will), @r#"
@@ -862,7 +901,8 @@ pub(super) mod tests {
           "started": "1970-01-01T00:00:00.000Z",
           "time": "2026-11-24T03:12:07.412Z",
           "cameras": 4,
-          "problems": []
+          "problems": [],
+          "problems_zh": []
         }
         "#);
     }
@@ -884,6 +924,11 @@ pub(super) mod tests {
           "width": 1920,
           "height": 1080,
           "fps": 25.0,
+          "title": {
+            "en": "no video",
+            "zh": "无视频"
+          },
+          "detail_zh": "摄像头仅提供音频",
           "time": "2026-11-24T03:12:07.412Z",
           "epoch": 12
         }

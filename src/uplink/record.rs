@@ -239,6 +239,9 @@ pub struct Notice {
     pub text: String,
     /// For machines; its shape depends on `kind`.
     pub data: serde_json::Value,
+    /// `text` in Chinese.
+    #[serde(default)]
+    pub text_zh: String,
 }
 
 /// How a command ended.
@@ -259,6 +262,9 @@ pub struct CommandResult {
     pub at: UtcMicros,
     /// The answer; its shape depends on the command.
     pub data: serde_json::Value,
+    /// `text` in Chinese.
+    #[serde(default)]
+    pub text_zh: String,
 }
 
 /// A durable table of JSON texts by key.
@@ -351,6 +357,7 @@ mod tests {
                 at: T,
                 text: "two mistakes".to_owned(),
                 data: serde_json::json!({"problems": []}),
+                text_zh: "两处错误".to_owned(),
             })),
             RecordBody::CommandResult(Box::new(CommandResult {
                 id: "c-1".to_owned(),
@@ -359,6 +366,7 @@ mod tests {
                 text: String::new(),
                 at: T,
                 data: serde_json::Value::Null,
+                text_zh: String::new(),
             })),
         ];
         for body in bodies {

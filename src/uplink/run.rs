@@ -46,6 +46,7 @@ use crate::base::heartbeat::{Heartbeat, Heartbeats};
 use crate::base::ids::Name;
 use crate::base::metrics::{Metric, Metrics};
 use crate::base::time::{MonoMicros, SharedClock, UtcMicros};
+use crate::base::words::{self, Texts};
 
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
@@ -82,7 +83,7 @@ pub struct SiteState {
     /// All cameras, in the order of the config.
     pub cameras: Vec<CameraReport>,
     /// What a person should look at, one line each; the uplink adds its own.
-    pub problems: Vec<String>,
+    pub problems: Vec<Texts>,
     /// The config in force.
     pub config: Option<ConfigReport>,
 }
@@ -298,6 +299,7 @@ impl Uplink {
         let will = SiteStatus {
             outbox: None,
             problems: Vec::new(),
+            problems_zh: Vec::new(),
             ..will
         };
         let options = LinkOptions {
@@ -374,8 +376,9 @@ impl Uplink {
         session.run(heartbeat).await
     }
 
-    fn status(&self, epoch: u64, problems: &[String]) -> SiteStatus {
+    fn status(&self, epoch: u64, problems: &[Texts]) -> SiteStatus {
         let state = self.state.borrow();
+        let all = || state.problems.iter().chain(problems);
         SiteStatus {
             online: true,
             epoch,
@@ -384,7 +387,8 @@ impl Uplink {
             time: self.clock.utc(),
             cameras: state.cameras.len() as u32,
             outbox: Some(self.store.stats()),
-            problems: state.problems.iter().chain(problems).cloned().collect(),
+            problems: all().map(|p| p.en.clone()).collect(),
+            problems_zh: all().map(|p| p.zh.clone()).collect(),
         }
     }
 }
@@ -546,8 +550,8 @@ struct Session<'a> {
     progress_at: MonoMicros,
     /// Refused publishes that are not records: which, and the newest reason.
     refused: BTreeMap<&'static str, u8>,
-    receipt_problem: Option<String>,
-    problems: Vec<String>,
+    receipt_problem: Option<Texts>,
+    problems: Vec<Texts>,
     drain_until: Option<MonoMicros>,
 }
 
@@ -613,10 +617,7 @@ impl Session<'_> {
             }
             LinkEvent::Subscribed(true) => Ok(()),
             LinkEvent::Subscribed(false) => {
-                self.receipt_problem = Some(
-                    "broker refuses the subscription to receipts: allow it in the broker's access list"
-                        .to_owned(),
-                );
+                self.receipt_problem = Some(words::problem::receipts_not_subscribed());
                 Ok(())
             }
             LinkEvent::Closed(error) => Err(error),
@@ -693,7 +694,7 @@ impl Session<'_> {
             }
             Err(e) => {
                 tracing::warn!(err = %e, "receipt ignored");
-                self.receipt_problem = Some(format!("centre's receipt is ignored: {e}"));
+                self.receipt_problem = Some(words::problem::receipt_ignored(e));
             }
         }
     }
@@ -746,8 +747,9 @@ impl Session<'_> {
         }
         let problems = self.own_problems();
         if problems != self.problems {
-            self.up
-                .note_health(|health| health.problems.clone_from(&problems));
+            self.up.note_health(|health| {
+                health.problems = problems.iter().map(|p| p.en.clone()).collect();
+            });
             self.problems = problems;
             self.status_due = true;
         }
@@ -764,28 +766,22 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn own_problems(&self) -> Vec<String> {
+    fn own_problems(&self) -> Vec<Texts> {
         let mut problems = Vec::new();
         for (topic, reason) in self.delivery.holds() {
             problems.push(match reason {
-                HoldReason::NobodySubscribes => {
-                    format!("nobody subscribes to {topic} at the broker: is the centre up? its records wait")
-                }
+                HoldReason::NobodySubscribes => words::problem::nobody_subscribes(topic),
                 HoldReason::Refused(reason) => {
-                    format!("broker refuses {topic} ({reason:#04x}): see its access list; its records wait")
+                    words::problem::topic_refused(topic, format_args!("{reason:#04x}"))
                 }
             });
         }
         for (what, reason) in &self.refused {
-            problems.push(format!(
-                "broker refuses {what} ({reason:#04x}): see its access list"
-            ));
+            problems.push(words::problem::refused(what, format_args!("{reason:#04x}")));
         }
         let parked = self.up.store.stats().parked;
         if parked > 0 {
-            problems.push(format!(
-                "{parked} records could not be delivered and are put aside"
-            ));
+            problems.push(words::problem::parked(parked));
         }
         problems.extend(self.receipt_problem.clone());
         problems

@@ -64,23 +64,24 @@ fn two_cameras_with_digest_logins_give_findings_that_are_cloud_events() {
 fn the_demo_needs_nothing_and_tells_a_finding() {
     let mut command = mingchu();
     let mut demo = Process::start("demo", command.args(["demo", "--seconds", "12"]));
-    demo.wait_for_text("FOUND     ppe.mask.missing  wok-1");
+    demo.wait_for_text("FOUND     ppe.mask.missing  No mask  wok-1");
     assert!(demo.wait().success());
     let said = demo.said();
     assert!(said.contains("OFFLINE"), "{said}");
     // The astronaut has no hat either.
     assert!(
-        said.contains("FOUND     ppe.hat.missing  wok-1") && said.contains("0 waiting"),
+        said.contains("FOUND     ppe.hat.missing  No hat  wok-1") && said.contains("0 waiting"),
         "{said}"
     );
 }
 
 #[test]
-fn the_demo_takes_a_clip_of_the_users_own() {
+fn the_demo_takes_a_clip_of_the_users_own_and_speaks_chinese_where_the_locale_does() {
     let clip = demo_clip("kitchen-h265.mp4");
     let mut command = mingchu();
+    command.env("LC_ALL", "zh_CN.UTF-8");
     let mut demo = Process::start("demo", command.args(["demo", "--source"]).arg(&clip));
-    demo.wait_for_text("FOUND     ppe.mask.missing  wok-1");
+    demo.wait_for_text("发现      ppe.mask.missing  未戴口罩  wok-1");
     demo.signal("-INT");
     assert!(demo.wait().success());
 }

@@ -26,6 +26,7 @@ use super::terminal::{Terminal, Tone};
 use crate::base::metrics::Metric;
 use crate::base::secret::Secret;
 use crate::base::time::SystemClock;
+use crate::base::words::{Texts, demo as words, padded};
 use crate::capture::{OpenContainer as _, SourceConfig};
 use crate::decode::Clips;
 use crate::uplink::{Heard, SiteStatus, Topics};
@@ -194,18 +195,23 @@ pub async fn run(options: DemoOptions, terminal: Terminal) -> Outcome {
     let config = site_config(&options, &url, &state_dir.0, port)?;
     let topics = Topics::new(&config.identity);
     terminal.line(terminal.paint(Tone::Bold, "mingchu demo"));
-    terminal.line(format_args!("  camera  {url}"));
-    terminal.line(format_args!("  broker  mqtt://127.0.0.1:{port}  (MQTT 5)"));
-    terminal.line(format_args!(
-        "  watch   mosquitto_sub -V mqttv5 -p {port} -v -t 'mingchu/#'"
-    ));
     let until = match options.duration {
-        Some(duration) => format!("for {} s", duration.as_secs()),
-        None => "until Ctrl-C".to_owned(),
+        Some(duration) => words::for_seconds(duration.as_secs()),
+        None => words::until_ctrl_c(),
     };
-    terminal.line(format_args!(
-        "  below   what an operator at the centre sees, {until}\n"
-    ));
+    let watch = format!("mosquitto_sub -V mqttv5 -p {port} -v -t 'mingchu/#'");
+    for (name, what) in [
+        (words::camera(), Texts::same(url.clone())),
+        (
+            words::broker(),
+            Texts::same(format!("mqtt://127.0.0.1:{port}  (MQTT 5)")),
+        ),
+        (words::watch(), Texts::same(watch)),
+        (words::below(), words::operator_sees(&until)),
+    ] {
+        print_row(terminal, &name, terminal.say(&what));
+    }
+    terminal.line("");
 
     let mut view = View::new(false, terminal);
     let mut tail = tail::own_subscriber(config.uplink.clone(), &config.identity);
@@ -250,13 +256,14 @@ pub async fn run(options: DemoOptions, terminal: Terminal) -> Outcome {
             figures
         } => figures,
         () = signals.next() => {
-            terminal.line("second signal: ending at once");
+            terminal.line(terminal.say(&words::at_once()));
             std::process::exit(130);
         }
     };
     camera_stop.cancel();
     if !broker.is_running() {
-        terminal.line(terminal.paint(Tone::Warn, "the demo's broker ended early; see the log"));
+        let text = words::broker_ended();
+        terminal.line(terminal.paint(Tone::Warn, terminal.say(&text)));
     }
     figures.print(terminal);
     outcome
@@ -280,6 +287,12 @@ fn show(heard: &Heard, topics: &Topics, view: &mut View, terminal: Terminal) -> 
     }
 }
 
+/// A name in its column, and what there is to say.
+fn print_row(terminal: Terminal, name: &Texts, what: &str) {
+    let name = padded(terminal.say(name), 8);
+    terminal.line(format_args!("  {name}  {what}"));
+}
+
 /// What the summary says.
 struct Figures {
     elapsed: Duration,
@@ -289,7 +302,8 @@ struct Figures {
     still: u64,
     replaced: u64,
     dropped: u64,
-    changes: Vec<(String, u64)>,
+    /// Opened, updated, closed.
+    changes: [u64; 3],
     acked: u64,
     waiting: u64,
 }
@@ -311,7 +325,7 @@ impl Figures {
             still: total(Metric::FramesStill),
             replaced: total(Metric::FramesReplaced),
             dropped: total(Metric::CaptureUnitsDropped),
-            changes: Vec::new(),
+            changes: [0; 3],
             acked: 0,
             waiting: 0,
         }
@@ -319,10 +333,10 @@ impl Figures {
 
     /// Adds what is only final once the site has stopped.
     fn finish(mut self, metrics: &crate::base::metrics::Metrics, waiting: u64) -> Self {
-        for phase in ["opened", "updated", "closed"] {
+        self.changes = ["opened", "updated", "closed"].map(|phase| {
             let counter = metrics.counter(Metric::FindingChanges, &[("phase", phase)]);
-            self.changes.push((phase.to_owned(), counter.value()));
-        }
+            counter.value()
+        });
         self.acked = metrics.total(Metric::UplinkAcked);
         self.waiting = waiting;
         self
@@ -330,25 +344,30 @@ impl Figures {
 
     fn print(&self, terminal: Terminal) {
         let seconds = self.elapsed.as_secs_f64();
-        let changes: Vec<_> = self
-            .changes
-            .iter()
-            .map(|(p, n)| format!("{n} {p}"))
-            .collect();
+        let after = words::after(format_args!("{seconds:.0}"));
         terminal.line("");
-        terminal.line(terminal.paint(Tone::Bold, format_args!("after {seconds:.0} s")));
-        terminal.line(format_args!(
-            "  pictures  {} decoded, {} looked at, {} left out as still, {} replaced by a newer one, {} units dropped",
-            self.decoded, self.looked_at, self.still, self.replaced, self.dropped
-        ));
-        terminal.line(format_args!("  findings  {}", changes.join(", ")));
-        terminal.line(format_args!(
-            "  delivery  {} acknowledged by the broker, {} waiting",
-            self.acked, self.waiting
-        ));
-        terminal.line(format_args!(
-            "  cost      {:.2} of one core, for camera, broker and daemon together",
-            self.cpu.as_secs_f64() / seconds.max(0.001)
-        ));
+        terminal.line(terminal.paint(Tone::Bold, terminal.say(&after)));
+        let [opened, updated, closed] = self.changes;
+        let cost = self.cpu.as_secs_f64() / seconds.max(0.001);
+        for (name, what) in [
+            (
+                words::pictures(),
+                words::seen(
+                    self.decoded,
+                    self.looked_at,
+                    self.still,
+                    self.replaced,
+                    self.dropped,
+                ),
+            ),
+            (words::findings(), words::changes(opened, updated, closed)),
+            (
+                words::delivery(),
+                words::delivered(self.acked, self.waiting),
+            ),
+            (words::cost(), words::of_one_core(format_args!("{cost:.2}"))),
+        ] {
+            print_row(terminal, &name, terminal.say(&what));
+        }
     }
 }

@@ -218,7 +218,9 @@ fn a_damaged_key_is_a_problem_of_the_site_and_nothing_is_kept() {
     assert!(site.answers.index.is_none());
     let problems = site.problems.borrow().problems.clone();
     assert!(
-        problems[0].starts_with("findings go without evidence: the key"),
+        problems[0]
+            .en
+            .starts_with("findings go without evidence: the key"),
         "{problems:?}"
     );
 }

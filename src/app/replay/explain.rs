@@ -13,6 +13,7 @@ use crate::app::explain::{Explained, explained};
 use crate::app::truth::Judged;
 use crate::base::ids::CameraIx;
 use crate::base::time::UtcMicros;
+use crate::base::words::{self, Texts, why};
 use crate::rules::{RuleEngine, RuleState, Shortfall, Standing};
 use crate::track::TrackSet;
 
@@ -87,6 +88,7 @@ struct AnswerLine<'a> {
     event_s: Option<[f64; 2]>,
     at_s: Option<f64>,
     text: String,
+    text_zh: String,
     best_detection: &'a Option<BestDetection>,
     /// What the site's `diagnose` would have answered at that picture.
     said: Option<Explained>,
@@ -122,45 +124,37 @@ impl Miss {
     }
 
     /// What was lacking, in words; what follows from something else that lacks is left out.
-    pub fn words(&self) -> String {
+    pub fn words(&self) -> Texts {
         let lacks = &self.state.lacks;
         let follows = |l: &&Shortfall| {
             lacks.len() > 1 && matches!(l, Shortfall::ShortDwell { dwelt_ms: 0, .. })
         };
-        let words = lacks
-            .iter()
-            .filter(|l| !follows(l))
-            .map(ToString::to_string);
-        words.collect::<Vec<_>>().join("; ")
+        Texts::joined(lacks.iter().filter(|l| !follows(l)).map(Shortfall::text))
     }
 
     /// The same with what it is about: `head-bare (track 4), score 0.35: 0.31 is below …`.
-    pub fn sentence(&self, scene: &Scene) -> String {
-        let words = self.words();
-        let what = self.state.nearest.as_ref().map_or_else(String::new, |n| {
-            format!(
-                "{} (track {}), score {:.2}: ",
-                scene.label(n.class),
-                n.track.0,
-                n.score
-            )
-        });
-        match self.state.standing {
-            Standing::Open { .. } if self.state.lacks.is_empty() => {
-                format!("{what}shows the violation, and a finding is open")
+    pub fn sentence(&self, scene: &Scene) -> Texts {
+        let about = |said: Texts| match &self.state.nearest {
+            Some(n) => {
+                let label = words::label_beside(scene.label(n.class));
+                let what = why::track(&label, n.track.0, format_args!("{:.2}", n.score));
+                why::of_track(&what, &said)
             }
-            Standing::Open { unseen_ms, .. } => format!(
-                "a finding is open, not seen for {:.1} s; {what}{words}",
-                unseen_ms as f64 / 1000.0
-            ),
+            None => said,
+        };
+        match self.state.standing {
+            Standing::Open { .. } if self.state.lacks.is_empty() => about(why::shows_and_open()),
+            Standing::Open { unseen_ms, .. } => {
+                let unseen = why::open_unseen(format_args!("{:.1}", unseen_ms as f64 / 1000.0));
+                Texts::joined([unseen, about(self.words())])
+            }
             Standing::Idle | Standing::CoolingDown { .. } => {
-                let is_bare = self.state.nearest.is_none() && !self.others.is_empty();
-                let others = if is_bare {
-                    format!("; seen were {}", self.others.join(", "))
-                } else {
-                    String::new()
-                };
-                format!("{what}{words}{others}")
+                let said = about(self.words());
+                if self.state.nearest.is_some() || self.others.is_empty() {
+                    return said;
+                }
+                let others = Texts::listed(self.others.iter().map(|l| words::label_beside(l)));
+                Texts::joined([said, why::seen_were(&others)])
             }
         }
     }
@@ -359,44 +353,39 @@ fn best_detection(
 
 impl Answer {
     /// In words, without the rule.
-    pub fn words(&self, scene: &Scene) -> String {
+    pub fn words(&self, scene: &Scene) -> Texts {
         let said = match (&self.miss, self.asked) {
             (Some(miss), _) => miss.sentence(scene),
-            (None, Asked::Nearest) => "nothing of its labels was followed in this clip".to_owned(),
-            (None, _) => "no picture was analysed in this time".to_owned(),
+            (None, Asked::Nearest) => why::nothing_followed(),
+            (None, _) => why::no_picture(),
+        };
+        let Some(best) = &self.best else {
+            return said;
         };
         let threshold = scene.rules[self.rule].least_threshold();
-        match &self.best {
-            Some(best) => format!(
-                "{said}; the most that the model gave is {} {:.2} at {:.1} s, asked for are {threshold:.2}",
-                best.label, best.score, best.at_s
-            ),
-            None => said,
-        }
+        let best = why::best(
+            words::label_beside(&best.label),
+            format_args!("{:.2}", best.score),
+            format_args!("{:.1}", best.at_s),
+            format_args!("{threshold:.2}"),
+        );
+        Texts::joined([said, best])
     }
 
     /// As one line for people.
-    pub fn line(&self, scene: &Scene) -> String {
-        let at = self.miss.as_ref().map(|m| m.at_s);
+    pub fn line(&self, scene: &Scene) -> Texts {
+        let tenth = |s: f64| format!("{s:.1}");
+        let at = self.miss.as_ref().map(|m| tenth(m.at_s));
         let when = match (self.asked, at) {
-            (Asked::Moment, Some(at)) => format!("at {at:.1} s"),
-            (Asked::Nearest, Some(at)) => format!("nearest at {at:.1} s"),
+            (Asked::Moment, Some(at)) => why::at(at),
+            (Asked::Nearest, Some(at)) => why::nearest_at(at),
             (Asked::Missed { event_s }, Some(at)) => {
-                format!(
-                    "missed {:.1} to {:.1} s, nearest at {at:.1} s",
-                    event_s.0, event_s.1
-                )
+                why::missed_nearest(tenth(event_s.0), tenth(event_s.1), at)
             }
-            (Asked::Missed { event_s }, None) => {
-                format!("missed {:.1} to {:.1} s", event_s.0, event_s.1)
-            }
-            (_, None) => "nearest".to_owned(),
+            (Asked::Missed { event_s }, None) => why::missed(tenth(event_s.0), tenth(event_s.1)),
+            (_, None) => why::nearest(),
         };
-        format!(
-            "{}  {when}: {}",
-            scene.rules[self.rule].id,
-            self.words(scene)
-        )
+        why::line(&scene.rules[self.rule].id, &when, self.words(scene))
     }
 
     /// As one object for machines.
@@ -404,6 +393,7 @@ impl Answer {
         let scene = &setup.scene;
         let rule = &scene.rules[self.rule];
         let said = |miss: &Miss| explained(&miss.state, &scene.rules, &setup.facts.models);
+        let text = self.words(scene);
         AnswerLine {
             explain: match self.asked {
                 Asked::Moment => "moment",
@@ -419,7 +409,8 @@ impl Answer {
                 Asked::Moment | Asked::Nearest => None,
             },
             at_s: self.miss.as_ref().map(|m| m.at_s),
-            text: self.words(scene),
+            text: text.en,
+            text_zh: text.zh,
             best_detection: &self.best,
             said: self.miss.as_ref().map(said),
         }

@@ -6,6 +6,7 @@ use super::recording::Recording;
 use super::setup::Setup;
 use crate::app::terminal::{Terminal, Tone};
 use crate::app::truth::{Judged, Row, Score};
+use crate::base::words::{self, Lang, Texts, padded, padded_left};
 use crate::uplink::FindingData;
 
 /// Where lines go, and in which form.
@@ -146,22 +147,26 @@ impl Lines {
             found.for_each(|line| self.object(&line));
             return;
         }
+        let about = words::replay::clip(format_args!("{seconds:.1}"), pictures, analysed);
         self.terminal.line(format_args!(
-            "{}  {seconds:.1} s, {pictures} pictures, {analysed} analysed",
+            "{}  {}",
             self.terminal.paint(Tone::Bold, clip),
+            self.say(&about)
         ));
         for f in found {
-            let end = f.closed_s.map_or_else(
-                || format!("last seen {:.1} s, open at the end", f.last_seen_s),
-                |at| format!("last seen {:.1} s, closed {at:.1} s", f.last_seen_s),
-            );
+            let last = format!("{:.1}", f.last_seen_s);
+            let end = match f.closed_s {
+                None => words::replay::open_at_end(last),
+                Some(at) => words::replay::closed(last, format_args!("{at:.1}")),
+            };
             self.terminal.line(format_args!(
-                "  {}  {:<18} {:<12} {:.2}  {end}",
+                "  {}  {} {} {:.2}  {}",
                 self.terminal
                     .paint(Tone::Bad, format_args!("{:6.1} s", f.opened_s)),
-                f.code,
-                f.label,
-                f.score
+                self.title(&f.code),
+                padded(self.say(&words::label_beside(&f.label)), 12),
+                f.score,
+                self.say(&end)
             ));
         }
     }
@@ -177,15 +182,27 @@ impl Lines {
                 "found" | "short" => Tone::Good,
                 _ => Tone::Bad,
             };
-            let delay = one
-                .delay_s
-                .map_or_else(String::new, |d| format!(", {d:.1} s after it began"));
+            let delay = one.delay_s.map_or_else(Texts::default, |d| {
+                words::replay::late(format_args!("{d:.1}"))
+            });
+            let outcome = match one.outcome.as_str() {
+                "found" => words::replay::found(),
+                "missed" => words::replay::missed(),
+                "false" => words::replay::wrong(),
+                "short" => words::replay::short(),
+                other => Texts::same(other),
+            };
+            let outcome = padded(self.say(&outcome), 8);
+            let span = words::replay::span(
+                format_args!("{:5.1}", one.start_s),
+                format_args!("{:5.1}", one.end_s),
+            );
             self.terminal.line(format_args!(
-                "  {:<8} {:<18} {:5.1} to {:5.1} s{delay}",
-                self.terminal.paint(tone, &one.outcome),
-                one.code,
-                one.start_s,
-                one.end_s
+                "  {} {} {}{}",
+                self.terminal.paint(tone, outcome),
+                self.title(&one.code),
+                self.say(&span),
+                self.say(&delay)
             ));
         }
     }
@@ -199,10 +216,19 @@ impl Lines {
                 .for_each(|row| self.object(&row_line(row)));
             return;
         }
-        self.terminal.line(format_args!(
-            "\n{:<20} {:>6} {:>6} {:>7} {:>6} {:>8}  {:>18} {:>19}",
-            "code", "events", "found", "missed", "false", "delay s", "recall", "precision"
-        ));
+        let head = [
+            (words::replay::events(), 6),
+            (words::replay::found(), 6),
+            (words::replay::missed(), 7),
+            (words::replay::wrong(), 6),
+            (words::replay::delay_s(), 8),
+            (words::replay::recall(), 19),
+            (words::replay::precision(), 19),
+        ];
+        let head = head.map(|(text, to)| padded_left(self.say(&text), to));
+        let code = padded(self.say(&words::replay::code()), 20);
+        self.terminal
+            .line(format_args!("\n{code} {}", head.join(" ")));
         for row in score.rows() {
             let delay = row
                 .median_delay_s
@@ -219,18 +245,31 @@ impl Lines {
                 share(row.precision(), row.precision_interval()),
             ));
         }
-        self.terminal.line(format_args!(
-            "{} clips, {:.0} s; recall: of the events, those found; precision: of the findings, those with an event;\nin brackets where they lie with 95 % certainty; delay: median of the found ones, from the event's begin to the finding",
-            score.clips, score.seconds
-        ));
+        let legend = words::replay::legend(score.clips, format_args!("{:.0}", score.seconds));
+        self.terminal.line(self.say(&legend));
+    }
+
+    fn say(self, texts: &Texts) -> &str {
+        texts.of(self.terminal.lang())
+    }
+
+    /// A code in its column: as it is, and in Chinese with what it means.
+    fn title(self, code: &str) -> String {
+        match self.terminal.lang() {
+            Lang::En => padded(code, 18),
+            Lang::Zh => {
+                let title = words::title(code);
+                padded(&format!("{code} {}", title.zh), 32)
+            }
+        }
     }
 }
 
-/// `71 % (36 to 92 %)`.
+/// `71 % (36 to 92 %)`, the same in every language.
 pub fn share(value: Option<f64>, interval: Option<(f64, f64)>) -> String {
     match (value, interval) {
         (Some(v), Some((low, high))) => format!(
-            "{:.0} % ({:.0} to {:.0} %)",
+            "{:.0} % ({:.0} – {:.0} %)",
             v * 100.0,
             low * 100.0,
             high * 100.0

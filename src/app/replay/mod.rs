@@ -280,6 +280,7 @@ impl Replay<'_> {
                 truth: self.truth.as_ref(),
                 score: &self.score,
                 sweep: self.sweep.as_ref().map(|s| (s, points.as_slice())),
+                lang: self.lines.terminal.lang(),
             };
             keep(path, &report.page())?;
         }
@@ -304,7 +305,10 @@ impl Replay<'_> {
         sweep::print(sweep, &points, self.lines);
         if let Some(path) = &self.options.plot {
             let is_svg = path.extension().is_some_and(|e| e == "svg");
-            keep(path, &report::plot(sweep, &points, is_svg))?;
+            keep(
+                path,
+                &report::plot(sweep, &points, is_svg, self.lines.terminal.lang()),
+            )?;
         }
         Ok(points)
     }
@@ -337,7 +341,7 @@ impl Replay<'_> {
             if self.lines.json {
                 self.lines.object(&answer.object(self.setup, recording));
             } else {
-                let text = format!("  {}", answer.line(scene));
+                let text = format!("  {}", answer.line(scene).of(self.lines.terminal.lang()));
                 self.lines.terminal.line(text);
             }
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use super::recording::{Picture, Recording};
+use super::recording::{FaultSpan, Picture, Recording};
 use super::setup::Setup;
 use crate::app::exit::{ExitCode, Failure, OrExit as _};
 use crate::app::terminal::Progress;
@@ -13,7 +13,7 @@ use crate::base::ids::CameraIx;
 use crate::base::metrics::Metrics;
 use crate::base::time::{ManualClock, MonoMicros, UtcMicros};
 use crate::capture::{AccessUnit, Container, OpenContainer as _};
-use crate::decode::{Clips, FrameSampler, Sampled};
+use crate::decode::{Clips, FrameSampler, PictureFault, Sampled};
 use crate::detect::Detector;
 
 const METRICS_NAME: &str = "replay";
@@ -114,7 +114,9 @@ fn record(
             length_us: 0,
             pictures: 0,
             pictures_seen: Vec::new(),
+            faults: Vec::new(),
         },
+        fault: None,
     };
     recorder.run(container, progress)?;
     Ok(recorder.recording)
@@ -125,6 +127,8 @@ struct Recorder<'d> {
     sampler: FrameSampler,
     detector: &'d mut Detector,
     recording: Recording,
+    /// What is wrong with the newest pictures.
+    fault: Option<PictureFault>,
 }
 
 impl Recorder<'_> {
@@ -185,6 +189,24 @@ impl Recorder<'_> {
             });
         }
         self.recording.pictures += pictures;
+        self.note_fault(now_us);
         Ok(pictures)
+    }
+
+    /// What is wrong with the pictures now goes on, begins or is over.
+    fn note_fault(&mut self, now_us: u64) {
+        let fault = self.sampler.picture_fault();
+        let was = std::mem::replace(&mut self.fault, fault);
+        let faults = &mut self.recording.faults;
+        if let (Some(_), Some(last)) = (was, faults.last_mut()) {
+            last.to_us = now_us;
+        }
+        if let Some(fault) = fault.filter(|f| was != Some(*f)) {
+            faults.push(FaultSpan {
+                from_us: now_us,
+                to_us: now_us,
+                fault,
+            });
+        }
     }
 }

@@ -7,7 +7,7 @@
 //! ```text
 //! {"recording":1,"clip":"wok.mp4","models":[{"name":"kitchen","version":"3","sha256":"…"}]}
 //! {"at_us":400000,"seq":12,"pts":36000,"objects":[{"label":"face-bare","score":0.91,"box":[0.1,0.2,0.3,0.4]}]}
-//! {"end_us":12000000,"pictures":360}
+//! {"end_us":12000000,"pictures":360,"faults":[{"from_us":4000000,"to_us":9000000,"fault":"dark"}]}
 //! ```
 //! Times are microseconds from the clip's beginning. `models` may be empty (a recording written by
 //! hand); otherwise they must be those that are loaded.
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::geometry::NormRect;
 use crate::base::ids::{CameraIx, ClassId};
 use crate::base::time::{FrameStamp, MonoMicros, Pts90k, UtcMicros};
+use crate::decode::PictureFault;
 use crate::detect::{ClassInfo, Detection, HeadState};
 
 /// Version of the file's format.
@@ -38,6 +39,20 @@ pub struct Recording {
     pub pictures: u64,
     /// Those that were analysed.
     pub pictures_seen: Vec<Picture>,
+    /// When the pictures were not what a camera should show, in order.
+    pub faults: Vec<FaultSpan>,
+}
+
+/// A time in which something was wrong with the pictures. It begins when that was certain, as in the
+/// daemon, not when it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FaultSpan {
+    /// From the clip's beginning.
+    pub from_us: u64,
+    /// From the clip's beginning.
+    pub to_us: u64,
+    /// What.
+    pub fault: PictureFault,
 }
 
 /// What was seen in one picture.
@@ -125,9 +140,20 @@ struct HeadAnswers {
 }
 
 #[derive(Serialize, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the file's own words")]
 struct End {
     end_us: u64,
     pictures: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    faults: Vec<Fault>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the file's own words")]
+struct Fault {
+    from_us: u64,
+    to_us: u64,
+    fault: String,
 }
 
 fn push_line(text: &mut String, value: &impl Serialize) {
@@ -169,9 +195,15 @@ pub fn write<'r>(
             };
             push_line(&mut text, &seen);
         }
+        let faults = recording.faults.iter().map(|f| Fault {
+            from_us: f.from_us,
+            to_us: f.to_us,
+            fault: f.fault.word().to_owned(),
+        });
         let end = End {
             end_us: recording.length_us,
             pictures: recording.pictures,
+            faults: faults.collect(),
         };
         push_line(&mut text, &end);
     }
@@ -222,6 +254,7 @@ pub fn read(
                     length_us: 0,
                     pictures: 0,
                     pictures_seen: Vec::new(),
+                    faults: Vec::new(),
                 });
             }
             Line::Seen(seen) => {
@@ -248,6 +281,9 @@ pub fn read(
                 };
                 recording.length_us = end.end_us;
                 recording.pictures = end.pictures;
+                for fault in end.faults {
+                    recording.faults.push(fault_span(&fault).with_context(at)?);
+                }
                 done.push(recording);
             }
         }
@@ -259,6 +295,26 @@ pub fn read(
         bail!("no recording in it: {REMEDY}");
     }
     Ok(done)
+}
+
+fn fault_span(fault: &Fault) -> anyhow::Result<FaultSpan> {
+    let known = PictureFault::ALL
+        .into_iter()
+        .find(|f| f.word() == fault.fault);
+    let Some(kind) = known else {
+        bail!("no fault is called `{}`: {REMEDY}", fault.fault);
+    };
+    if fault.from_us > fault.to_us {
+        bail!(
+            "the fault `{}` ends before it begins: {REMEDY}",
+            fault.fault
+        );
+    }
+    Ok(FaultSpan {
+        from_us: fault.from_us,
+        to_us: fault.to_us,
+        fault: kind,
+    })
 }
 
 fn cut_off(clip: &str) -> String {
@@ -445,6 +501,7 @@ mod tests {
             length_us: 1,
             pictures: 0,
             pictures_seen: Vec::new(),
+            faults: Vec::new(),
         };
         let text = write([&recording], &classes(), &[digest("b")]);
         let got = refusal(&text);
@@ -460,7 +517,9 @@ mod tests {
         fn what_is_written_is_read_to_the_last_bit(
             scores in prop::collection::vec((0.0f32..=1.0, 0.0f32..0.5, 0.5f32..=1.0, any::<bool>()), 0..20),
             at_us in 0u64..1 << 40,
+            faults in prop::collection::vec(prop::sample::select(&PictureFault::ALL[..]), 0..3),
         ) {
+            let faults = faults.into_iter();
             let items = scores.iter().map(|&(score, a, b, rat)| Detection {
                 class: ClassId(u16::from(rat)),
                 score,
@@ -473,6 +532,7 @@ mod tests {
                 length_us: at_us + 7,
                 pictures: 3,
                 pictures_seen: vec![Picture { at_us, stamp: Picture::stamp(9, Pts90k(-5), at_us), items: items.collect() }],
+                faults: faults.map(|fault| FaultSpan { from_us: at_us, to_us: at_us + 5, fault }).collect(),
             };
             let models = [digest("a")];
             let text = write([&recording], &classes(), &models);

@@ -1,12 +1,14 @@
 //! Replays of recordings written by hand: a bare head at the wok, a rat that is not sure enough.
 use super::evaluate::Scene;
 use super::explain;
-use super::recording::{ModelDigest, Recording, read, write};
+use super::recording::{FaultSpan, ModelDigest, Recording, read, write};
 use super::report::{Report, plot};
 use super::sweep::Sweep;
 use super::{Judged, Played, Score, Seen, Truth};
 use crate::base::ids::{CameraIx, ClassId, Name};
 use crate::base::time::UtcMicros;
+use crate::base::words::Lang;
+use crate::decode::PictureFault;
 use crate::detect::ClassInfo;
 use crate::rules::{RuleConfig, RuleEngine, Urgency};
 use crate::track::TrackConfig;
@@ -144,7 +146,7 @@ fn a_sweep_gives_what_a_replay_with_that_value_gives() {
     }
     let found: Vec<usize> = points.iter().map(|p| p.row.found).collect();
     assert_eq!(found, [1, 1, 0, 0]);
-    let drawing = plot(&sweep, &points, true);
+    let drawing = plot(&sweep, &points, true, Lang::En);
     assert!(drawing.starts_with("<svg xmlns=") && drawing.contains("dotted line: now, 0.500"));
 }
 
@@ -190,7 +192,7 @@ fn why_nothing_was_found_is_said_for_a_moment_for_the_clip_and_for_what_was_miss
         &played.recording,
         &played.findings,
     ));
-    let lines: Vec<String> = answers.iter().map(|a| a.line(&scene)).collect();
+    let lines: Vec<String> = answers.iter().map(|a| a.line(&scene).en).collect();
     insta::assert_snapshot!(lines.join("\n"), @r"
     hat-wok  at 3.5 s: head-bare (track 1), score 0.70: has lasted 1.0 s of 3.0 s
     rats  at 3.5 s: nothing of its labels is seen (2 of others); seen were person, head-bare
@@ -239,7 +241,7 @@ fn a_report_holds_every_finding_and_needs_nothing_else() {
     let played = [played(&scene, &truth, clip)];
     let sweep = Sweep::parse("rats.threshold=0.3..0.6:0.1", &scene.rules).unwrap();
     let points = sweep.run(&scene, &played, &truth);
-    let report = |played: &[Played]| {
+    let report = |played: &[Played], lang: Lang| {
         Report {
             scene: &scene,
             cameras: &["wok-1"],
@@ -253,11 +255,16 @@ fn a_report_holds_every_finding_and_needs_nothing_else() {
             truth: Some(&truth),
             score: &Score::default(),
             sweep: Some((&sweep, &points)),
+            lang,
         }
         .page()
     };
-    let page = report(&played);
-    assert_eq!(page, report(&played), "the same for the same clips");
+    let page = report(&played, Lang::En);
+    assert_eq!(
+        page,
+        report(&played, Lang::En),
+        "the same for the same clips"
+    );
     assert_eq!(is_well_formed(&page), Ok(()));
     assert!(!played[0].findings.is_empty());
     for found in &played[0].findings {
@@ -272,13 +279,107 @@ fn a_report_holds_every_finding_and_needs_nothing_else() {
         "&lt;b&gt;wok &amp; &quot;co&quot;&lt;/b&gt;.mp4",
         "broken.mp4 could not be replayed: not a video file",
         "<b>No hat</b>, ",
-        "because head-bare was seen for at least 3.0 s",
+        "because head without hat was seen for at least 3.0 s",
         "0.42 is below 0.50",
         "camera wok-1",
         "kitchen 3 (sha256 abababababab…)",
     ] {
         assert!(page.contains(needed), "{needed}");
     }
+
+    let page = report(&played, Lang::Zh);
+    assert_eq!(is_well_formed(&page), Ok(()));
+    let needed = [
+        "<html lang=\"zh-CN\">",
+        "<b>未戴工作帽</b>",
+        "因为看到未戴帽的头部",
+        "为何未报",
+    ];
+    for needed in needed {
+        assert!(page.contains(needed), "{needed}");
+    }
+    // What is still English is a name, a unit or an error from elsewhere.
+    let names = [
+        "mingchu",
+        "wok",
+        "co",
+        "mp4",
+        "b",
+        "amp",
+        "lt",
+        "gt",
+        "quot",
+        "broken",
+        "not",
+        "a",
+        "video",
+        "file",
+        "kitchen",
+        "sha256",
+        "abababababab",
+        "rats",
+        "threshold",
+        "hats",
+        "v1",
+        "F1",
+        "hat",
+        "mask",
+        "zone",
+        "line",
+        "x",
+    ];
+    let body = page.split_once("</style>").unwrap().1;
+    let shown = body
+        .split('<')
+        .filter_map(|tag| tag.split_once('>'))
+        .map(|(_, text)| text);
+    let abouts = body
+        .split("<title>")
+        .skip(1)
+        .filter_map(|t| t.split('<').next());
+    for text in shown.chain(abouts) {
+        for word in text.split(|c: char| !c.is_ascii_alphanumeric()) {
+            let is_word = word.chars().any(|c| c.is_ascii_alphabetic());
+            assert!(!is_word || names.contains(&word), "`{word}` in `{text}`");
+        }
+    }
+}
+
+#[test]
+fn what_was_wrong_with_the_picture_is_in_the_report() {
+    let clip = "night.mp4";
+    let (scene, truth) = (scene(), truth(clip));
+    let mut played = played(&scene, &truth, clip);
+    played.recording.faults = vec![FaultSpan {
+        from_us: 2_000_000,
+        to_us: 7_500_000,
+        fault: PictureFault::Dark,
+    }];
+    let played = [played];
+    let page_in = |lang| {
+        Report {
+            scene: &scene,
+            cameras: &["wok-1"],
+            models: &[],
+            played: &played,
+            failed: &[],
+            truth: None,
+            score: &Score::default(),
+            sweep: None,
+            lang,
+        }
+        .page()
+    };
+    let page = page_in(Lang::En);
+    assert_eq!(is_well_formed(&page), Ok(()));
+    let said = "<b>Picture too dark from 2.0 s to 7.5 s.</b> Nothing can be said of this time.";
+    assert!(page.contains(said), "{page}");
+    assert_eq!(page.matches("class=\"health\"").count(), 1);
+    let page = page_in(Lang::Zh);
+    assert!(
+        page.contains("<b>2.0 秒 至 7.5 秒 画面过暗。</b>"),
+        "{page}"
+    );
 }
 
 #[test]
@@ -312,6 +413,7 @@ fn a_long_clip_is_cut_into_strips_and_thinned() {
         truth: None,
         score: &Score::default(),
         sweep: None,
+        lang: Lang::En,
     }
     .page();
     assert_eq!(is_well_formed(&page), Ok(()));

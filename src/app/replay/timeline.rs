@@ -1,6 +1,7 @@
 //! What the report draws of a clip, collected picture by picture while track and rules run.
 use super::evaluate::Scene;
 use super::recording::Recording;
+use crate::decode::PictureFault;
 use crate::rules::{MAX_WATCHED_GAP, RuleEngine, Standing};
 use crate::track::{TrackId, TrackSet, TrackState};
 
@@ -13,6 +14,8 @@ pub struct Timeline {
     pub tracks: Vec<TrackLane>,
     /// When no picture was analysed for longer than a still scene explains.
     pub blind: Vec<(f64, f64)>,
+    /// From when to when something was wrong with the pictures.
+    pub health: Vec<(f64, f64, PictureFault)>,
 }
 
 /// What a rule saw.
@@ -48,7 +51,12 @@ impl TrackLane {
 impl Timeline {
     /// Of a recording.
     pub fn of(scene: &Scene, recording: &Recording) -> Self {
+        let seconds = |us: u64| us as f64 / 1e6;
+        let faults = recording.faults.iter();
         let mut timeline = Self {
+            health: faults
+                .map(|f| (seconds(f.from_us), seconds(f.to_us), f.fault))
+                .collect(),
             rules: vec![RuleLane::default(); scene.rules.len()],
             ..Self::default()
         };

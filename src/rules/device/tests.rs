@@ -27,7 +27,7 @@ impl Site {
         let changes = self.watch.look(&Look {
             camera: CameraIx(0),
             sight,
-            detail: "why",
+            detail: &Texts::same("why"),
             at: MonoMicros(self.now_s * 1_000_000),
             utc: UtcMicros(T + self.now_s as i64 * 1_000_000),
             is_business: self.is_business,

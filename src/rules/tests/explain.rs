@@ -20,7 +20,7 @@ fn lacks(
     let mut e = RuleEngine::new(vec![rule], SEED);
     play(&mut e, 0, to_ms, tracks);
     let state = state(&e);
-    let words = state.lacks.iter().map(ToString::to_string);
+    let words = state.lacks.iter().map(|l| l.text().en);
     (
         words.collect(),
         state.lacks.iter().map(Shortfall::code).collect(),
@@ -136,7 +136,7 @@ fn it_has_not_lasted_long_enough() {
     let mut e = engine();
     play(&mut e, 0, 2000, bare);
     let state = state(&e);
-    assert_eq!(state.lacks[0].to_string(), "has lasted 1.2 s of 2.0 s");
+    assert_eq!(state.lacks[0].text().en, "has lasted 1.2 s of 2.0 s");
     assert_eq!(state.standing, Standing::Idle);
     let nearest = state.nearest.unwrap();
     assert_eq!((nearest.track, nearest.class), (TrackId(7), BARE));
@@ -187,7 +187,7 @@ fn the_rule_does_not_watch() {
     );
     assert_eq!(code, "off-schedule");
     assert_eq!(
-        Shortfall::OffSchedule { until: None }.to_string(),
+        Shortfall::OffSchedule { until: None }.text().en,
         "the rule does not watch within a year"
     );
 }

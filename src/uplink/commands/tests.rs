@@ -27,6 +27,7 @@ fn result(id: &str, text: &str) -> CommandResult {
         text: text.to_owned(),
         at: T,
         data: Value::Null,
+        text_zh: String::new(),
     }
 }
 

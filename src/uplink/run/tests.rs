@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::*;
 use crate::base::secret::Secret;
 use crate::base::time::{Clock, SystemClock};
+use crate::base::words::Texts;
 use crate::uplink::config::TlsConfig;
 use crate::uplink::evidence::EvidenceItem;
 use crate::uplink::payload::tests::{camera_report, finding, site};
@@ -466,7 +467,7 @@ async fn a_changed_state_changes_the_status() {
     assert!(ear.status().await.problems.is_empty());
     assert!(!cameras.message().await.payload.is_empty());
     site.state.send_modify(|state| {
-        state.problems.push("the disk is nearly full".to_owned());
+        state.problems.push(Texts::same("the disk is nearly full"));
         state.cameras.clear();
     });
     let status = ear.status().await;

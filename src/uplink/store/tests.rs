@@ -857,6 +857,7 @@ fn notice(n: u128) -> RecordBody {
         at: T,
         text: "two mistakes".to_owned(),
         data: serde_json::Value::Null,
+        text_zh: "两处错误".to_owned(),
     }))
 }
 

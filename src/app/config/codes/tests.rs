@@ -92,7 +92,7 @@ fn told(recording: &str, code: &str, threshold: f32, business: Option<&When>) ->
         let state = engine.explain(CAMERA).remove(0);
         let codes: Vec<_> = state.lacks.iter().map(Shortfall::code).collect();
         if lacked.as_ref() != Some(&codes) {
-            let words: Vec<_> = state.lacks.iter().map(ToString::to_string).collect();
+            let words: Vec<_> = state.lacks.iter().map(|l| l.text().en).collect();
             let track = state.nearest.map(|n| format!("track {}: ", n.track.0));
             let what = if words.is_empty() {
                 "shown".to_owned()

@@ -1,16 +1,19 @@
 //! The timeline of a clip: for each rule its scores, dwell, findings and what was really there; below
 //! them the objects that were followed. Long clips are cut into strips one below the other, so that
 //! they stay legible on screens and on paper.
-use super::svg::{Anchor, Scale, Svg};
-use super::words::{time, title};
+use super::sentences::time;
+use super::svg::{Anchor, Scale, Svg, escape};
+use crate::app::health::fault_title;
 use crate::app::replay::evaluate::{Found, Scene};
 use crate::app::replay::timeline::{RuleLane, Timeline, TrackLane};
+use crate::base::words::{Lang, Texts, columns, label_of, report as words, title};
 use crate::rules::RuleConfig;
 
 const WIDTH: f64 = 1080.0;
 /// Where time begins and ends.
 const ALONG: (f64, f64) = (172.0, 1006.0);
 const AXIS_HEIGHT: f64 = 30.0;
+const HEALTH_HEIGHT: f64 = 18.0;
 const SCORES_HEIGHT: f64 = 64.0;
 const ROW: f64 = 15.0;
 const TRACK: f64 = 14.0;
@@ -35,6 +38,8 @@ pub struct Lanes<'a> {
     pub truth: Vec<Option<Vec<(f64, f64)>>>,
     /// The clip's length.
     pub length_s: f64,
+    /// What people read it in.
+    pub lang: Lang,
 }
 
 /// One rule that has something to show.
@@ -53,17 +58,19 @@ fn meets(a: Span, b: Span) -> bool {
 }
 
 impl Lanes<'_> {
+    fn time(&self, at_s: f64) -> Texts {
+        time(at_s, self.length_s)
+    }
+
     /// The drawings, as markup.
     pub fn markup(&self) -> String {
         let mut out = String::new();
         let mut empty: Option<Span> = None;
         let tell = |empty: &mut Option<Span>, out: &mut String| {
             if let Some((from, to)) = empty.take() {
-                out.push_str(&format!(
-                    "<p class=\"soft\">{} to {}: nothing to show.</p>\n",
-                    time(from, self.length_s),
-                    time(to, self.length_s)
-                ));
+                let said = words::nothing_to_show(self.time(from), self.time(to));
+                let said = escape(said.of(self.lang));
+                out.push_str(&format!("<p class=\"soft\">{said}</p>\n"));
             }
         };
         for strip in self.strips() {
@@ -104,8 +111,10 @@ impl Lanes<'_> {
             .any(|t| meets(t.span_s(), strip));
         let blind = self.timeline.blind.iter().any(|b| meets(*b, strip));
         let truth = self.truth.iter().flatten().flatten();
+        let mut health = self.timeline.health.iter();
         !tracks
             && !blind
+            && !health.any(|(from, to, _)| meets((*from, *to), strip))
             && self.findings.is_empty()
             && !truth.into_iter().any(|e| meets(*e, strip))
     }
@@ -151,12 +160,14 @@ impl Lanes<'_> {
         };
         let rows = self.rows();
         let tracks = self.track_rows(strip);
-        let tracks_top = AXIS_HEIGHT + rows.iter().map(|r| self.height(r)).sum::<f64>();
+        let tracks_top =
+            AXIS_HEIGHT + HEALTH_HEIGHT + rows.iter().map(|r| self.height(r)).sum::<f64>();
         let bottom =
             tracks_top + tracks.len() as f64 * TRACK + if tracks.is_empty() { 0.0 } else { 10.0 };
         let mut svg = Svg::default();
         self.axis(&mut svg, &along, bottom);
-        let mut top = AXIS_HEIGHT;
+        self.health(&mut svg, &along, AXIS_HEIGHT);
+        let mut top = AXIS_HEIGHT + HEALTH_HEIGHT;
         for row in &rows {
             self.rule(&mut svg, &along, top, row);
             top += self.height(row);
@@ -164,20 +175,15 @@ impl Lanes<'_> {
         self.tracks(&mut svg, &along, tracks_top, &tracks);
         for blind in self.timeline.blind.iter().filter(|b| meets(**b, strip)) {
             let (from, to) = (along.at(blind.0), along.at(blind.1));
-            let about = "no picture was analysed: nothing can be said of this time";
             svg.rect(
                 (from, AXIS_HEIGHT - 4.0),
                 (to - from, bottom - AXIS_HEIGHT + 4.0),
                 "blind",
-                about,
+                words::blind().of(self.lang),
             );
         }
-        let about = format!(
-            "timeline from {} to {}",
-            time(strip.0, self.length_s),
-            time(strip.1, self.length_s)
-        );
-        svg.element((WIDTH, bottom + 6.0), &about)
+        let about = words::timeline(self.time(strip.0), self.time(strip.1));
+        svg.element((WIDTH, bottom + 6.0), about.of(self.lang))
     }
 
     fn axis(&self, svg: &mut Svg, along: &Scale, bottom: f64) {
@@ -185,11 +191,12 @@ impl Lanes<'_> {
             let x = along.at(tick);
             svg.line((x, AXIS_HEIGHT - 6.0), (x, bottom), "grid");
             let text = if self.length_s < 120.0 {
-                format!("{tick} s")
+                words::seconds(tick)
             } else {
-                time(tick, self.length_s)
+                self.time(tick)
             };
-            svg.text((x, AXIS_HEIGHT - 12.0), Anchor::Middle, "soft", &text);
+            let text = text.of(self.lang);
+            svg.text((x, AXIS_HEIGHT - 12.0), Anchor::Middle, "soft", text);
         }
     }
 
@@ -203,17 +210,17 @@ impl Lanes<'_> {
             (8.0, top + 22.0),
             Anchor::Start,
             "name",
-            title(row.rule.code.as_str()),
+            title(row.rule.code.as_str()).of(self.lang),
         );
         let below = row.rule.zone.as_ref().map_or_else(
-            || row.rule.id.to_string(),
-            |z| format!("{}, zone {}", row.rule.id, z.name),
+            || Texts::same(row.rule.id.as_str()),
+            |z| words::zone(&row.rule.id, &z.name),
         );
         svg.text(
             (8.0, top + 38.0),
             Anchor::Start,
             "small",
-            &shortened(&below, 24),
+            &shortened(below.of(self.lang), 24),
         );
         for share in [0.0, 0.5, 1.0] {
             svg.line((left, up.at(share)), (right, up.at(share)), "grid");
@@ -233,15 +240,15 @@ impl Lanes<'_> {
             (left - 6.0, dwell_top + 10.0),
             Anchor::End,
             "small",
-            "how long",
+            words::how_long().of(self.lang),
         );
-        dwell(svg, along, dwell_top + 11.0, row.lane);
+        self.dwell(svg, along, dwell_top + 11.0, row.lane);
         let finding_top = dwell_top + ROW;
         svg.text(
             (left - 6.0, finding_top + 10.0),
             Anchor::End,
             "small",
-            "finding",
+            words::finding().of(self.lang),
         );
         let mine = self
             .findings
@@ -258,28 +265,25 @@ impl Lanes<'_> {
             (left - 6.0, truth_top + 10.0),
             Anchor::End,
             "small",
-            "really there",
+            words::really_there().of(self.lang),
         );
         for event in events.iter().filter(|e| meets(**e, along.values)) {
             let (from, to) = (along.at(event.0), along.at(event.1));
-            let about = format!(
-                "really there from {} to {}",
-                time(event.0, self.length_s),
-                time(event.1, self.length_s)
-            );
+            let about = words::really_there_span(self.time(event.0), self.time(event.1));
             svg.rect(
                 (from, truth_top + 2.0),
                 ((to - from).max(1.5), 9.0),
                 "truth",
-                &about,
+                about.of(self.lang),
             );
         }
     }
 
     fn scores(&self, svg: &mut Svg, along: &Scale, up: &Scale, row: &Row<'_>) {
         for (at, score) in highest(&within(&row.lane.scores, along.values), along.values) {
-            let about = format!("{}: score {score:.2}", time(at, self.length_s));
-            svg.dot((along.at(at), up.at(score)), 2.6, "seen", &about);
+            let about = words::score_at(self.time(at), format_args!("{score:.2}"));
+            let point = (along.at(at), up.at(score));
+            svg.dot(point, 2.6, "seen", about.of(self.lang));
         }
         let inside = |v: &&(f64, f64, f64)| v.0 >= along.values.0 && v.0 <= along.values.1;
         let values: Vec<Span> = row
@@ -303,12 +307,12 @@ impl Lanes<'_> {
             let y = up.at(row.rule.threshold.into());
             svg.line((along.units.0, y), (along.units.1, y), "limit");
         }
-        let text = format!("asked: {least:.2}");
+        let text = words::asked(format_args!("{least:.2}"));
         svg.text(
             (along.units.1 + 6.0, y + 4.0),
             Anchor::Start,
             "small",
-            &text,
+            text.of(self.lang),
         );
     }
 
@@ -323,24 +327,22 @@ impl Lanes<'_> {
             if !meets((from, to), along.values) {
                 continue;
             }
-            let about = format!(
-                "{}: open until {}",
-                title(self.scene.rules[usize::from(opened.rule.0)].code.as_str()),
-                time(to, self.length_s)
-            );
+            let rule = &self.scene.rules[usize::from(opened.rule.0)];
+            let about = words::open_until(title(rule.code.as_str()), self.time(to));
+            let about = about.of(self.lang);
             let (x0, x1) = (along.at(from), along.at(to));
-            svg.rect((x0, top + 4.0), ((x1 - x0).max(1.5), 5.0), "tail", &about);
+            svg.rect((x0, top + 4.0), ((x1 - x0).max(1.5), 5.0), "tail", about);
             let seen_to = along.at(last.min(to));
             if seen_to > x0 {
-                svg.rect((x0, top + 1.0), (seen_to - x0, 11.0), "open", &about);
+                svg.rect((x0, top + 1.0), (seen_to - x0, 11.0), "open", about);
             }
         }
         let told = seconds(opened.stamp.received_utc);
         if told >= along.values.0 && told <= along.values.1 {
             let x = along.at(told);
-            let about = format!("told at {}", time(told, self.length_s));
+            let about = words::told_span(self.time(told));
             let corners = [(x - 5.0, top - 6.0), (x + 5.0, top - 6.0), (x, top + 1.0)];
-            svg.area(&corners, "open", &about);
+            svg.area(&corners, "open", about.of(self.lang));
         }
     }
 
@@ -380,7 +382,12 @@ impl Lanes<'_> {
         if rows.is_empty() {
             return;
         }
-        svg.text((8.0, top + 16.0), Anchor::Start, "name", "Objects followed");
+        svg.text(
+            (8.0, top + 16.0),
+            Anchor::Start,
+            "name",
+            words::objects().of(self.lang),
+        );
         for (i, row) in rows.iter().enumerate() {
             let y = top + 6.0 + i as f64 * TRACK;
             for track in row {
@@ -389,46 +396,76 @@ impl Lanes<'_> {
                         continue;
                     }
                     let label = self.scene.classes.get(usize::from(class));
-                    let label = label.map_or("?", |c| c.label.as_str());
+                    let label = label_of(label.map_or("?", |c| c.label.as_str()));
                     let (x0, x1) = (along.at(from), along.at(to));
-                    let about = format!(
-                        "{label}, object {}, {} to {}, score up to {:.2}",
+                    let about = words::object(
+                        &label,
                         track.id.0,
-                        time(from, self.length_s),
-                        time(to, self.length_s),
-                        track.best_score
+                        self.time(from),
+                        self.time(to),
+                        format_args!("{:.2}", track.best_score),
                     );
+                    let about = about.of(self.lang);
                     let class = format!("f{}", class % 6);
-                    svg.rect((x0, y), ((x1 - x0).max(2.0), TRACK - 3.0), &class, &about);
-                    if x1 - x0 > label.len() as f64 * 6.2 + 8.0 {
+                    svg.rect((x0, y), ((x1 - x0).max(2.0), TRACK - 3.0), &class, about);
+                    let label = label.of(self.lang);
+                    if x1 - x0 > columns(label) as f64 * 6.2 + 8.0 {
                         svg.text((x0 + 4.0, y + 8.8), Anchor::Start, "in", label);
                     }
                 }
             }
         }
     }
-}
 
-fn dwell(svg: &mut Svg, along: &Scale, base: f64, lane: &RuleLane) {
-    let shares = within(&lane.dwell, along.values);
-    for piece in pieces(&outline(&shares, along.values)) {
-        let (Some(first), Some(last)) = (piece.first(), piece.last()) else {
-            continue;
-        };
-        if piece.iter().all(|p| p.1 <= 0.0) {
-            continue;
-        }
-        let mut corners: Vec<Span> = piece
-            .iter()
-            .map(|(t, share)| (along.at(*t), base - share * 10.0))
-            .collect();
-        corners.push((along.at(last.0), base));
-        corners.push((along.at(first.0), base));
-        svg.area(
-            &corners,
-            "dwell",
-            "how much of the time that it must last has passed",
+    /// What the camera showed: well, wrongly, or nothing.
+    fn health(&self, svg: &mut Svg, along: &Scale, top: f64) {
+        let (left, right) = ALONG;
+        let title = words::health();
+        svg.text(
+            (8.0, top + 10.0),
+            Anchor::Start,
+            "name",
+            title.of(self.lang),
         );
+        let clip_end = along.at(self.length_s).min(right);
+        let well = words::all_well();
+        svg.rect(
+            (left, top + 5.0),
+            (clip_end - left, 3.0),
+            "well",
+            well.of(self.lang),
+        );
+        let spans = self.timeline.health.iter();
+        for (from, to, fault) in spans.filter(|(from, to, _)| meets((*from, *to), along.values)) {
+            let (x0, x1) = (along.at(*from).max(left), along.at(*to).min(right));
+            let what = fault_title(*fault);
+            let about = words::picture_was(&what, self.time(*from), self.time(*to));
+            let size = ((x1 - x0).max(2.0), 11.0);
+            svg.rect((x0, top + 1.0), size, "health", about.of(self.lang));
+            let what = what.of(self.lang);
+            if x1 - x0 > columns(what) as f64 * 6.2 + 8.0 {
+                svg.text((x0 + 4.0, top + 9.8), Anchor::Start, "in", what);
+            }
+        }
+    }
+
+    fn dwell(&self, svg: &mut Svg, along: &Scale, base: f64, lane: &RuleLane) {
+        let shares = within(&lane.dwell, along.values);
+        for piece in pieces(&outline(&shares, along.values)) {
+            let (Some(first), Some(last)) = (piece.first(), piece.last()) else {
+                continue;
+            };
+            if piece.iter().all(|p| p.1 <= 0.0) {
+                continue;
+            }
+            let mut corners: Vec<Span> = piece
+                .iter()
+                .map(|(t, share)| (along.at(*t), base - share * 10.0))
+                .collect();
+            corners.push((along.at(last.0), base));
+            corners.push((along.at(first.0), base));
+            svg.area(&corners, "dwell", words::key_dwell().of(self.lang));
+        }
     }
 }
 

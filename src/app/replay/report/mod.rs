@@ -1,17 +1,17 @@
 //! `--report FILE`: what was found in the clips, and why, for people who write no config files. One
 //! file, nothing loaded from anywhere, the same for the same clips.
 //!
-//! `words` has the sentences, `lanes` the timelines, `plot` the sweep, `svg` and `page` what they are
+//! `sentences` has what is said of a finding, `lanes` the timelines, `plot` the sweep, `svg` and `page` what they are
 //! drawn with.
 mod lanes;
 mod page;
 mod plot;
+mod sentences;
 mod svg;
-mod words;
 
 use self::lanes::Lanes;
+use self::sentences::{because, ending, length, span, time};
 use self::svg::escape;
-use self::words::{because, count, ending, time, title};
 use super::Played;
 use super::evaluate::{Found, Scene};
 use super::explain::{self, Miss};
@@ -20,7 +20,9 @@ use super::recording::ModelDigest;
 use super::setup::NO_CAMERA;
 use super::sweep::{Point, Sweep};
 use super::timeline::Timeline;
+use crate::app::health::fault_title;
 use crate::app::truth::{Score, Truth};
+use crate::base::words::{Lang, Texts, report as words, title};
 
 pub use plot::file as plot;
 
@@ -47,29 +49,46 @@ pub struct Report<'a> {
     pub score: &'a Score,
     /// What was varied, and what it gave.
     pub sweep: Option<(&'a Sweep, &'a [Point])>,
+    /// What people read it in.
+    pub lang: Lang,
 }
 
 impl Report<'_> {
     /// The page.
     pub fn page(&self) -> String {
-        let mut body = String::from("<h1>What was found in the recordings</h1>\n");
+        let mut body = format!("<h1>{}</h1>\n", self.say(&words::heading()));
         self.summary(&mut body);
         if self.truth.is_some() {
             self.comparison(&mut body);
         }
         if let Some((sweep, points)) = self.sweep {
             body.push_str(&format!(
-                "<h2>What other values of {} would give</h2>\n<div class=\"scroll\">{}</div>\n",
-                escape(&plot::title(sweep)),
-                plot::element(sweep, points)
+                "<h2>{}</h2>\n<div class=\"scroll\">{}</div>\n",
+                self.say(&words::other_values(plot::title(sweep))),
+                plot::element(sweep, points, self.lang)
             ));
         }
-        body.push_str(KEY);
+        self.key(&mut body);
         for (i, played) in self.played.iter().enumerate() {
             self.clip(&mut body, i, played);
         }
         self.colophon(&mut body);
-        page::page("mingchu: what was found", &body)
+        page::page(self.lang, words::title().of(self.lang), &body)
+    }
+
+    /// In the report's language, as markup.
+    fn say(&self, texts: &Texts) -> String {
+        escape(texts.of(self.lang))
+    }
+
+    /// Cells of a table's head; those that begin with `#` are of figures.
+    fn head(&self, cells: &[(bool, Texts)]) -> String {
+        let cell = |(is_figure, texts): &(bool, Texts)| {
+            let class = if *is_figure { " class=\"n\"" } else { "" };
+            format!("<th{class}>{}</th>", self.say(texts))
+        };
+        let cells: String = cells.iter().map(cell).collect();
+        format!("<tr>{cells}</tr>\n")
     }
 
     fn summary(&self, body: &mut String) {
@@ -80,14 +99,22 @@ impl Report<'_> {
             .filter(|p| !p.findings.is_empty())
             .count();
         let seconds: f64 = self.played.iter().map(|p| p.recording.seconds()).sum();
-        body.push_str(&format!(
-            "<p>{} in {} of {}, {} of video in all. Times count from the beginning of each clip.</p>\n",
-            count(findings, "finding", "findings"),
+        let count = |n: usize, one: Texts, many: Texts| if n == 1 { one } else { many };
+        let clips = self.played.len();
+        let about = words::summary(
+            count(
+                findings,
+                words::finding_one(),
+                words::findings_many(findings),
+            ),
             with,
-            count(self.played.len(), "clip", "clips"),
+            count(clips, words::clip_one(), words::clips_many(clips)),
             length(seconds),
+        );
+        body.push_str(&format!(
+            "<p>{}</p>\n<ul class=\"news\">\n",
+            self.say(&about)
         ));
-        body.push_str("<ul class=\"news\">\n");
         let all = self.played.iter().enumerate();
         let each = all.flat_map(|(i, p)| p.findings.iter().map(move |f| (i, p, f)));
         for (i, played, found) in each.take(MOST_NEWS) {
@@ -97,23 +124,20 @@ impl Report<'_> {
                 escape(&played.recording.clip)
             ));
         }
-        if findings > MOST_NEWS {
+        let mut item = |class: &str, texts: Texts| {
             body.push_str(&format!(
-                "<li class=\"near\">and {} more, below with their clips</li>\n",
-                findings - MOST_NEWS
+                "<li class=\"{class}\">{}</li>\n",
+                self.say(&texts)
             ));
+        };
+        if findings > MOST_NEWS {
+            item("near", words::more(findings - MOST_NEWS));
         }
         if findings == 0 {
-            body.push_str(
-                "<li class=\"calm\">Nothing was found. The clips below say what came near.</li>\n",
-            );
+            item("calm", words::calm());
         }
         for (clip, error) in self.failed {
-            body.push_str(&format!(
-                "<li class=\"near\">{} could not be replayed: {}</li>\n",
-                escape(clip),
-                escape(error)
-            ));
+            item("near", words::not_replayed(clip, error));
         }
         body.push_str("</ul>\n");
     }
@@ -130,39 +154,85 @@ impl Report<'_> {
                 && j.code == rule.code.as_str()
                 && (j.start_s - scene.seconds(opened.first_seen)).abs() < 1e-6
         });
-        format!(
-            "<b>{}</b>{}, {} to {}, because {}; {}.{}",
-            escape(title(rule.code.as_str())),
-            zone.map_or_else(String::new, |z| format!(" in {}", escape(z.name.as_str()))),
+        // The title stands out, so it is put in as markup once the sentence is made.
+        let said = words::sentence(
+            "\u{e000}",
+            zone.map_or_else(Texts::default, |z| words::in_zone(&z.name)),
             time(scene.seconds(opened.first_seen), long),
             time(scene.seconds(found.last_seen), long),
-            escape(&because(scene, opened)),
-            escape(&ending(scene, found, rule, long)),
-            if is_false {
-                " <b class=\"bad\">Nothing of the kind is there.</b>"
-            } else {
-                ""
-            },
+            because(scene, opened),
+            ending(scene, found, rule, long),
+        );
+        let title = format!("<b>{}</b>", self.say(&title(rule.code.as_str())));
+        let said = self.say(&said).replacen('\u{e000}', &title, 1);
+        if !is_false {
+            return said;
+        }
+        format!(
+            "{said} <b class=\"bad\">{}</b>",
+            self.say(&words::nothing_there())
         )
     }
 
     fn comparison(&self, body: &mut String) {
-        body.push_str("<h2>Beside what is really there</h2>\n<table>\n<tr><th>what</th><th class=\"n\">events</th><th class=\"n\">found</th><th class=\"n\">missed</th><th class=\"n\">false</th><th class=\"n\">delay</th><th>found of the events</th><th>right of the findings</th></tr>\n");
+        let head = self.head(&[
+            (false, words::what()),
+            (true, words::events()),
+            (true, words::found()),
+            (true, words::missed()),
+            (true, words::wrong()),
+            (true, words::delay()),
+            (false, words::of_events()),
+            (false, words::of_findings()),
+        ]);
+        let title_of_part = self.say(&words::beside_truth());
+        body.push_str(&format!("<h2>{title_of_part}</h2>\n<table>\n{head}"));
         for row in self.score.rows() {
             let delay = row.median_delay_s;
+            let seconds = |d: f64| self.say(&words::seconds(format_args!("{d:.1}")));
             body.push_str(&format!(
                 "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td>{}</td><td>{}</td></tr>\n",
-                escape(title(&row.code)),
+                self.say(&title(&row.code)),
                 row.events,
                 row.found,
                 row.missed,
                 row.wrong,
-                delay.map_or_else(|| "-".to_owned(), |d| format!("{d:.1} s")),
+                delay.map_or_else(|| "-".to_owned(), seconds),
                 share(row.recall(), row.recall_interval()),
                 share(row.precision(), row.precision_interval()),
             ));
         }
-        body.push_str("</table>\n<p class=\"soft\">In brackets where the share lies with 95 % certainty: few events say little. Delay: half of the findings came sooner after their event began.</p>\n");
+        body.push_str(&format!(
+            "</table>\n<p class=\"soft\">{}</p>\n",
+            self.say(&words::brackets())
+        ));
+    }
+
+    /// What the drawings' colours mean.
+    fn key(&self, body: &mut String) {
+        let entries = [
+            ("background:var(--c0);opacity:.5", words::key_score()),
+            (
+                "background:var(--c0);height:3px;vertical-align:middle",
+                words::key_value(),
+            ),
+            (
+                "background:var(--c1);height:2px;vertical-align:middle",
+                words::key_asked(),
+            ),
+            ("background:var(--c4)", words::key_dwell()),
+            ("background:var(--bad)", words::key_finding()),
+            ("background:var(--c2)", words::key_truth()),
+            ("background:var(--c3)", words::key_health()),
+        ];
+        let entry = |(style, texts): &(&str, Texts)| {
+            format!("<span><i style=\"{style}\"></i>{}</span>", self.say(texts))
+        };
+        let entries: String = entries.iter().map(entry).collect();
+        let title_of_part = self.say(&words::clips());
+        body.push_str(&format!(
+            "<h2>{title_of_part}</h2>\n<p class=\"key\">{entries}</p>\n"
+        ));
     }
 
     fn clip(&self, body: &mut String, i: usize, played: &Played) {
@@ -170,22 +240,37 @@ impl Report<'_> {
         let recording = &played.recording;
         let long = recording.seconds();
         let camera = match self.cameras.get(recording.camera.index()) {
-            None | Some(&NO_CAMERA) => String::new(),
-            Some(camera) => format!("camera {}, ", escape(camera)),
+            None | Some(&NO_CAMERA) => Texts::default(),
+            Some(camera) => words::camera(camera),
         };
-        body.push_str(&format!(
-            "<h2 id=\"clip-{i}\">{}</h2>\n<p class=\"soft\">{camera}{}, {} pictures, {} of them looked at</p>\n",
-            escape(&recording.clip),
+        let about = words::about_clip(
+            &camera,
             length(long),
             recording.pictures,
-            recording.pictures_seen.len()
+            recording.pictures_seen.len(),
+        );
+        body.push_str(&format!(
+            "<h2 id=\"clip-{i}\">{}</h2>\n<p class=\"soft\">{}</p>\n",
+            escape(&recording.clip),
+            self.say(&about)
         ));
         let timeline = Timeline::of(scene, recording);
-        for blind in &timeline.blind {
+        let mut untold = |texts: Texts| {
             body.push_str(&format!(
-                "<p><b>No picture from {} to {}.</b> Nothing can be said of this time.</p>\n",
-                time(blind.0, long),
-                time(blind.1, long)
+                "<p><b>{}</b> {}</p>\n",
+                self.say(&texts),
+                self.say(&words::nothing_to_say())
+            ));
+        };
+        for blind in &timeline.blind {
+            untold(words::no_picture(time(blind.0, long), time(blind.1, long)));
+        }
+        for (from, to, fault) in &timeline.health {
+            let what = fault_title(*fault);
+            untold(words::picture_was(
+                &what,
+                time(*from, long),
+                time(*to, long),
             ));
         }
         let watches = |r: &crate::rules::RuleConfig| r.cameras.contains(&recording.camera);
@@ -199,6 +284,7 @@ impl Report<'_> {
             findings: &played.findings,
             truth: truth.collect(),
             length_s: long,
+            lang: self.lang,
         };
         body.push_str(&lanes.markup());
         self.findings(body, played);
@@ -211,21 +297,31 @@ impl Report<'_> {
         }
         let scene = self.scene;
         let long = played.recording.seconds();
-        body.push_str("<h3>Findings</h3>\n<table>\n<tr><th>what</th><th>rule</th><th class=\"n\">seen from</th><th class=\"n\">to</th><th class=\"n\">told at</th><th>because</th><th>in the end</th></tr>\n");
+        let head = self.head(&[
+            (false, words::what()),
+            (false, words::rule()),
+            (true, words::seen_from()),
+            (true, words::to()),
+            (true, words::told_at()),
+            (false, words::because_head()),
+            (false, words::in_the_end()),
+        ]);
+        let title_of_part = self.say(&words::findings());
+        body.push_str(&format!("<h3>{title_of_part}</h3>\n<table>\n{head}"));
         for found in &played.findings {
             let opened = found.opened();
             let rule = &scene.rules[usize::from(opened.rule.0)];
             body.push_str(&format!(
                 "<tr id=\"{}\"><td><b>{}</b></td><td>{} v{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td>{}</td><td>{}</td></tr>\n",
                 opened.finding,
-                escape(title(rule.code.as_str())),
+                self.say(&title(rule.code.as_str())),
                 escape(rule.id.as_str()),
                 rule.version,
-                time(scene.seconds(opened.first_seen), long),
-                time(scene.seconds(found.last_seen), long),
-                time(scene.seconds(opened.stamp.received_utc), long),
-                escape(&because(scene, opened)),
-                escape(&ending(scene, found, rule, long)),
+                self.say(&time(scene.seconds(opened.first_seen), long)),
+                self.say(&time(scene.seconds(found.last_seen), long)),
+                self.say(&time(scene.seconds(opened.stamp.received_utc), long)),
+                self.say(&because(scene, opened)),
+                self.say(&ending(scene, found, rule, long)),
             ));
         }
         body.push_str("</table>\n");
@@ -235,16 +331,15 @@ impl Report<'_> {
     fn misses(&self, body: &mut String, played: &Played) {
         let scene = self.scene;
         let long = played.recording.seconds();
-        let mut rows: Vec<(&str, &str, String, String)> = Vec::new();
+        let mut rows: Vec<(String, Texts, Texts, Texts)> = Vec::new();
+        let bad = |texts: Texts| format!("<b class=\"bad\">{}</b>", self.say(&texts));
         let judged = played.judged.as_deref().unwrap_or_default();
         for false_one in judged.iter().filter(|j| j.outcome == "false") {
-            let span = span(false_one.start_s, false_one.end_s, long);
-            let why = "a finding, but nothing of the kind is there".to_owned();
             rows.push((
-                "<b class=\"bad\">false</b>",
+                bad(words::wrong()),
                 title(&false_one.code),
-                span,
-                why,
+                span(false_one.start_s, false_one.end_s, long),
+                words::false_finding(),
             ));
         }
         let missed = explain::missed_events(scene, played.recording.camera, judged);
@@ -252,12 +347,10 @@ impl Report<'_> {
             let explain::Asked::Missed { event_s } = answer.asked else {
                 continue;
             };
-            let code = scene.rules[answer.rule].code.as_str();
-            let span = span(event_s.0, event_s.1, long);
             rows.push((
-                "<b class=\"bad\">missed</b>",
-                title(code),
-                span,
+                bad(words::missed()),
+                title(scene.rules[answer.rule].code.as_str()),
+                span(event_s.0, event_s.1, long),
                 answer.words(scene),
             ));
         }
@@ -273,54 +366,47 @@ impl Report<'_> {
         near.truncate(MOST_MISSES);
         near.sort_by(|a, b| a.1.0.total_cmp(&b.1.0));
         for (rule, span_s, miss) in near {
-            let code = scene.rules[rule].code.as_str();
-            let why = miss.sentence(scene);
-            rows.push(("near", title(code), span(span_s.0, span_s.1, long), why));
+            rows.push((
+                self.say(&words::near()),
+                title(scene.rules[rule].code.as_str()),
+                span(span_s.0, span_s.1, long),
+                miss.sentence(scene),
+            ));
         }
         if rows.is_empty() {
             return;
         }
-        body.push_str("<h3>Why not: what came near, and what it lacked</h3>\n<table>\n<tr><th></th><th>what</th><th class=\"n\">when</th><th>what was seen, and what was lacking</th></tr>\n");
+        let head = self.head(&[
+            (false, Texts::default()),
+            (false, words::what()),
+            (true, words::when()),
+            (false, words::what_lacked()),
+        ]);
+        let title_of_part = self.say(&words::why_not());
+        body.push_str(&format!("<h3>{title_of_part}</h3>\n<table>\n{head}"));
         for (kind, what, when, why) in rows {
             body.push_str(&format!(
-                "<tr><td>{kind}</td><td>{}</td><td class=\"n\">{when}</td><td>{}</td></tr>\n",
-                escape(what),
-                escape(&why)
+                "<tr><td>{kind}</td><td>{}</td><td class=\"n\">{}</td><td>{}</td></tr>\n",
+                self.say(&what),
+                self.say(&when),
+                self.say(&why)
             ));
         }
         body.push_str("</table>\n");
         if all > MOST_MISSES {
-            body.push_str(&format!(
-                "<p class=\"soft\">The {MOST_MISSES} nearest of {all}.</p>\n"
-            ));
+            let nearest = self.say(&words::nearest_of(MOST_MISSES, all));
+            body.push_str(&format!("<p class=\"soft\">{nearest}</p>\n"));
         }
     }
 
     fn colophon(&self, body: &mut String) {
         let models: Vec<String> = self.models.iter().map(ToString::to_string).collect();
+        let made_by = words::made_by(env!("CARGO_PKG_VERSION"), models.join(", "));
         body.push_str(&format!(
-            "<h2>How to read this</h2>\n<p>A model looks at some pictures a second and says what it sees and how sure it is: a score from 0 to 1. Objects are followed from picture to picture. A rule tells when the newest scores of an object are high enough (the dashed line), and stay so for long enough. What a rule tells is for a person to look at; it is no judgement.</p>\n<p class=\"soft\">mingchu {}; models: {}. The same recordings, config and models give the same report.</p>\n",
-            env!("CARGO_PKG_VERSION"),
-            escape(&models.join(", "))
+            "<h2>{}</h2>\n<p>{}</p>\n<p class=\"soft\">{}</p>\n",
+            self.say(&words::how_to_read()),
+            self.say(&words::reading()),
+            self.say(&made_by)
         ));
-    }
-}
-
-const KEY: &str = "<h2>The clips</h2>\n<p class=\"key\"><span><i style=\"background:var(--c0);opacity:.5\"></i>score of a picture</span><span><i style=\"background:var(--c0);height:3px;vertical-align:middle\"></i>what the rule goes by</span><span><i style=\"background:var(--c1);height:2px;vertical-align:middle\"></i>what is asked</span><span><i style=\"background:var(--c4)\"></i>how much of the time that it must last has passed</span><span><i style=\"background:var(--bad)\"></i>finding: seen (thick), open (thin), told at the triangle</span><span><i style=\"background:var(--c2)\"></i>really there</span></p>\n";
-
-fn span(from_s: f64, to_s: f64, long: f64) -> String {
-    let (from, to) = (time(from_s, long), time(to_s, long));
-    if from == to {
-        from
-    } else {
-        format!("{from} to {to}")
-    }
-}
-
-fn length(seconds: f64) -> String {
-    if seconds < 120.0 {
-        format!("{seconds:.0} s")
-    } else {
-        format!("{:.0} min", seconds / 60.0)
     }
 }

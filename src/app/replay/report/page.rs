@@ -1,6 +1,7 @@
 //! The page around a report or plot: one file, nothing loaded from anywhere, for light and dark
 //! screens and for paper.
 use super::svg::escape;
+use crate::base::words::Lang;
 
 /// Colours and lines of drawings; the palette is Okabe and Ito's, which most colour-blind people can
 /// tell apart.
@@ -26,6 +27,7 @@ path.limit{stroke:var(--c1);stroke-width:1.5;stroke-dasharray:6 3}
 .f0{fill:var(--c0)}.f1{fill:var(--c1)}.f2{fill:var(--c2)}.f3{fill:var(--c3)}.f4{fill:var(--c4)}.f5{fill:var(--c5)}
 .seen{fill:var(--c0);opacity:.45}.band{fill:var(--band)}.dwell{fill:var(--c4);opacity:.75}
 .open{fill:var(--bad)}.tail{fill:var(--bad);opacity:.35}.truth{fill:var(--c2)}.blind{fill:var(--soft);opacity:.3}
+.health{fill:var(--c3);opacity:.8}.well{fill:var(--c2);opacity:.35}
 .ring{fill:var(--paper);stroke:var(--ink);stroke-width:2}
 ";
 
@@ -48,9 +50,10 @@ a{color:var(--c0)}b.bad{color:var(--bad)}b.good{color:var(--c2)}tr.best td{font-
 ";
 
 /// A whole page. `body` is markup.
-pub fn page(title: &str, body: &str) -> String {
+pub fn page(lang: Lang, title: &str, body: &str) -> String {
     format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<title>{}</title>\n<style>{DRAWING}{PAGE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n",
+        "<!DOCTYPE html>\n<html lang=\"{}\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<title>{}</title>\n<style>{DRAWING}{PAGE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n",
+        lang.tag(),
         escape(title)
     )
 }

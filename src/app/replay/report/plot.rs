@@ -2,6 +2,7 @@
 use super::page::{DRAWING, page};
 use super::svg::{Anchor, Scale, Svg, escape};
 use crate::app::replay::sweep::{Point, Sweep, best};
+use crate::base::words::{Lang, Texts, plot as words};
 
 const SIZE: (f64, f64) = (1040.0, 430.0);
 /// Top and bottom of both charts.
@@ -12,33 +13,34 @@ const OVER_VALUE: (f64, f64) = (60.0, 560.0);
 const OVER_RECALL: (f64, f64) = (700.0, 990.0);
 
 /// The drawing as an element of a page.
-pub fn element(sweep: &Sweep, points: &[Point]) -> String {
-    drawing(sweep, points).element(SIZE, &title(sweep))
+pub fn element(sweep: &Sweep, points: &[Point], lang: Lang) -> String {
+    drawing(sweep, points, lang).element(SIZE, title(sweep).of(lang))
 }
 
 /// The drawing as a file: a page or, by `is_svg`, a drawing.
-pub fn file(sweep: &Sweep, points: &[Point], is_svg: bool) -> String {
+pub fn file(sweep: &Sweep, points: &[Point], is_svg: bool, lang: Lang) -> String {
     if is_svg {
-        return drawing(sweep, points).file(SIZE, DRAWING);
+        return drawing(sweep, points, lang).file(SIZE, DRAWING);
     }
     let title = title(sweep);
+    let title = title.of(lang);
     let body = format!(
         "<h1>{}</h1>\n<div class=\"scroll\">{}</div>\n",
-        escape(&title),
-        element(sweep, points)
+        escape(title),
+        element(sweep, points, lang)
     );
-    page(&title, &body)
+    page(lang, title, &body)
 }
 
 /// What was varied.
-pub fn title(sweep: &Sweep) -> String {
-    format!("{} of {}", sweep.key.name, sweep.rule)
+pub fn title(sweep: &Sweep) -> Texts {
+    words::title(sweep.key.name, &sweep.rule)
 }
 
-fn drawing(sweep: &Sweep, points: &[Point]) -> Svg {
+fn drawing(sweep: &Sweep, points: &[Point], lang: Lang) -> Svg {
     let mut svg = Svg::default();
-    over_value(&mut svg, sweep, points);
-    over_recall(&mut svg, sweep, points);
+    over_value(&mut svg, sweep, points, lang);
+    over_recall(&mut svg, sweep, points, lang);
     svg
 }
 
@@ -59,7 +61,7 @@ fn percent_rows(svg: &mut Svg, columns: (f64, f64)) -> Scale {
 /// What a point gives of one series.
 type Of = fn(&Point) -> Option<f64>;
 
-fn over_value(svg: &mut Svg, sweep: &Sweep, points: &[Point]) {
+fn over_value(svg: &mut Svg, sweep: &Sweep, points: &[Point], lang: Lang) {
     let (left, right) = OVER_VALUE;
     let up = percent_rows(svg, OVER_VALUE);
     let (first, last) = (points[0].value, points[points.len() - 1].value);
@@ -77,13 +79,13 @@ fn over_value(svg: &mut Svg, sweep: &Sweep, points: &[Point]) {
         (left, 26.0),
         Anchor::Start,
         "head",
-        &format!("What each {} would give", sweep.key.name),
+        words::each_value(sweep.key.name).of(lang),
     );
     svg.text(
         (f64::midpoint(left, right), ROWS.1 + 42.0),
         Anchor::Middle,
         "soft",
-        &format!("{} of {}", sweep.key.name, sweep.rule),
+        title(sweep).of(lang),
     );
     let best = best(points);
     let x = along.at(points[best].value);
@@ -95,19 +97,19 @@ fn over_value(svg: &mut Svg, sweep: &Sweep, points: &[Point]) {
         );
     }
     svg.line((x, ROWS.0), (x, ROWS.1), "best");
-    let note = format!(
-        "solid line: best, {}; dotted line: now, {}; shaded: where recall lies with 95 % certainty",
+    let values = (
         sweep.key.text(points[best].value),
-        sweep.key.text(sweep.now)
+        sweep.key.text(sweep.now),
     );
-    svg.text((left, 44.0), Anchor::Start, "small", &note);
-    recall_band(svg, &along, &up, points);
-    let series: [(Of, &str, &str); 3] = [
-        (|p| p.row.precision(), "1", "precision"),
-        (|p| p.row.recall(), "0", "recall"),
-        (|p| Some(p.row.f1()), "2", "F1"),
+    let note = words::note(values.0, values.1);
+    svg.text((left, 44.0), Anchor::Start, "small", note.of(lang));
+    recall_band(svg, &along, &up, points, lang);
+    let series: [(Of, &str, Texts); 3] = [
+        (|p| p.row.precision(), "1", words::precision()),
+        (|p| p.row.recall(), "0", words::recall()),
+        (|p| Some(p.row.f1()), "2", words::f1()),
     ];
-    let mut labels: Vec<(f64, &str, &str)> = Vec::new();
+    let mut labels: Vec<(f64, &str, Texts)> = Vec::new();
     for (of, colour, name) in series {
         let drawn: Vec<(f64, f64)> = points
             .iter()
@@ -115,13 +117,10 @@ fn over_value(svg: &mut Svg, sweep: &Sweep, points: &[Point]) {
             .collect();
         svg.path(&drawn, &format!("c{colour}"));
         for (point, (x, y)) in points.iter().filter(|p| of(p).is_some()).zip(&drawn) {
-            let about = format!(
-                "{} {}: {name} {:.0} %",
-                sweep.key.name,
-                sweep.key.text(point.value),
-                of(point).unwrap_or_default() * 100.0
-            );
-            svg.dot((*x, *y), 2.8, &format!("f{colour}"), &about);
+            let share = format!("{:.0}", of(point).unwrap_or_default() * 100.0);
+            let value = sweep.key.text(point.value);
+            let about = words::value_at(sweep.key.name, value, &name, share);
+            svg.dot((*x, *y), 2.8, &format!("f{colour}"), about.of(lang));
         }
         if let Some((_, y)) = drawn.last() {
             labels.push((*y, colour, name));
@@ -136,11 +135,11 @@ fn over_value(svg: &mut Svg, sweep: &Sweep, points: &[Point]) {
         let y = f64::max(y, least).min(most);
         least = y + 15.0;
         let class = format!("t{colour}");
-        svg.text((right + 8.0, y + 4.0), Anchor::Start, &class, name);
+        svg.text((right + 8.0, y + 4.0), Anchor::Start, &class, name.of(lang));
     }
 }
 
-fn recall_band(svg: &mut Svg, along: &Scale, up: &Scale, points: &[Point]) {
+fn recall_band(svg: &mut Svg, along: &Scale, up: &Scale, points: &[Point], lang: Lang) {
     let ends: Vec<(f64, (f64, f64))> = points
         .iter()
         .filter_map(|p| p.row.recall_interval().map(|b| (along.at(p.value), b)))
@@ -148,10 +147,10 @@ fn recall_band(svg: &mut Svg, along: &Scale, up: &Scale, points: &[Point]) {
     let below = ends.iter().map(|(x, b)| (*x, up.at(b.0)));
     let above = ends.iter().rev().map(|(x, b)| (*x, up.at(b.1)));
     let corners: Vec<(f64, f64)> = below.chain(above).collect();
-    svg.area(&corners, "band", "where recall lies with 95 % certainty");
+    svg.area(&corners, "band", words::band().of(lang));
 }
 
-fn over_recall(svg: &mut Svg, sweep: &Sweep, points: &[Point]) {
+fn over_recall(svg: &mut Svg, sweep: &Sweep, points: &[Point], lang: Lang) {
     let (left, right) = OVER_RECALL;
     let up = percent_rows(svg, OVER_RECALL);
     let along = Scale {
@@ -168,19 +167,14 @@ fn over_recall(svg: &mut Svg, sweep: &Sweep, points: &[Point]) {
         (left, 26.0),
         Anchor::Start,
         "head",
-        "How right, and how complete",
+        words::right_and_complete().of(lang),
     );
-    svg.text(
-        (left, 44.0),
-        Anchor::Start,
-        "small",
-        "up: of the findings, those that are right (precision)",
-    );
+    svg.text((left, 44.0), Anchor::Start, "small", words::up().of(lang));
     svg.text(
         (f64::midpoint(left, right), ROWS.1 + 42.0),
         Anchor::Middle,
         "soft",
-        "of the events, those found (recall)",
+        words::across().of(lang),
     );
     let place = |p: &Point| {
         let (precision, recall) = (p.row.precision()?, p.row.recall()?);
@@ -190,19 +184,19 @@ fn over_recall(svg: &mut Svg, sweep: &Sweep, points: &[Point]) {
     svg.path(&drawn, "c0");
     for point in points {
         if let Some(at) = place(point) {
-            let about = format!("{} {}", sweep.key.name, sweep.key.text(point.value));
-            svg.dot(at, 3.2, "f0", &about);
+            let about = words::place(sweep.key.name, sweep.key.text(point.value));
+            svg.dot(at, 3.2, "f0", about.of(lang));
         }
     }
     let best = &points[best(points)];
     if let Some((x, y)) = place(best) {
-        svg.dot((x, y), 6.0, "ring", "best");
-        let text = format!("best: {}", sweep.key.text(best.value));
+        svg.dot((x, y), 6.0, "ring", words::is_best().of(lang));
+        let text = words::best(sweep.key.text(best.value));
         let (anchor, x) = if x > f64::midpoint(left, right) {
             (Anchor::End, x - 10.0)
         } else {
             (Anchor::Start, x + 10.0)
         };
-        svg.text((x, y + 18.0), anchor, "small", &text);
+        svg.text((x, y + 18.0), anchor, "small", text.of(lang));
     }
 }
