@@ -14,6 +14,7 @@
 //!
 //! | queue | where | limit | when full | counted |
 //! | --- | --- | --- | --- | --- |
+//! | RTP packets, per camera | the network, and a reorder buffer in `capture/rtsp.rs` | by UDP or a camera's own | pictures up to the next key unit are dropped | `capture_packets_lost_total{camera}` |
 //! | q1 access units, per camera | [`capture::unit_queue`] | 32 units and 1 s | drops up to the next key unit; the socket is always drained | `capture_units_dropped_total{camera,reason}` |
 //! | q2 frames | [`decode::FrameBoard`] | 1 waiting and 1 in flight per camera | the newest replaces the waiting one; cameras take turns | `frames_replaced_total{camera}` |
 //! | looks within a frame | `detect::Detector` | regions and squares by the models' cards, 24 heads | others come with the next frames, by turns; of heads the likeliest go first | `detect_looks_left_out_total{camera,kind}` |
@@ -23,15 +24,16 @@
 //! | q5 bundles to complete | [`evidence::Jobs`] | 8 | original and clip of the finding are left out; its pictures are signed all the same | `evidence_jobs_dropped_total` |
 //! | GOP rings, per stream | [`capture::GopRing`] | `evidence.ring_mb`, and pre-roll, dwell and post-roll of time | the oldest group of pictures goes | `gop_ring_groups_over_bytes_total`, `evidence_pre_roll_short_total` |
 //! | evidence on the disk | `evidence::Keeper` | `evidence.max_mb`, `max_days` | clips, then pictures go by signed record, lowest class and oldest first | `evidence_removed_total` |
-//! | pictures and clips to send | [`uplink::EvidenceOutbox`], on a shelf of the store | what findings name | wait behind all records for `uplink.evidence_kbps` | `uplink_evidence_waiting` |
+//! | pictures and clips to send | [`uplink::EvidenceOutbox`], on a shelf of the store | what findings name | wait behind all records for `uplink.evidence_kbps`; what may not or cannot leave stays | `uplink_evidence_waiting`, `uplink_evidence_withheld_total` |
 //! | outbox | [`uplink::Store`], SQLite | the disk | grows until acknowledged | `outbox_records`, `outbox_bytes`, `outbox_oldest_seconds` |
 //! | commands | `uplink::Inbox` | 8 not acknowledged, 120 at once and 2 a second | the broker keeps them; those that come faster are dropped | `commands_dropped_total{reason}` |
+//! | telemetry | the line to the broker | 1 message | left out while records wait for the line | `uplink_telemetry_dropped_total` |
 //! | in flight | `uplink::delivery` | `uplink.window` | the outbox waits | `uplink_published_total`, `uplink_acked_total` |
 //!
 //! # Threads and tasks
 //!
 //! * one tokio task per camera (capture), one for the uplink, one that takes commands in and one that
-//!   does them, one per camera that follows its health;
+//!   does them, one per camera that follows its health, one that serves the status page;
 //! * one OS thread per camera that decodes, N that run the models (cores less one), one for track,
 //!   rules and pictures of findings, one that seals, clips and signs evidence, one that owns the
 //!   database;

@@ -22,7 +22,7 @@ use crate::capture::{
 };
 use crate::decode::{Clips, DecodeHealth, DecodeThread, Frame, FrameBoard};
 use crate::evidence::{CameraRings, EvidenceSettings, SiteRings};
-use crate::uplink::SiteState;
+use crate::uplink::{SiteState, UplinkHealth};
 
 /// Margin on the beats that capture promises, for a loaded machine.
 const BEAT_MARGIN: u32 = 6;
@@ -36,6 +36,8 @@ pub struct Wiring {
     pub hosts: RtspHosts,
     /// Where its report stands.
     pub state: watch::Sender<SiteState>,
+    /// Where the line to the broker says how it is.
+    pub uplink_health: watch::Sender<UplinkHealth>,
     /// Where a panic of it is told.
     pub faults: mpsc::Sender<Fault>,
     /// The site's metrics.

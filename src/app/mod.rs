@@ -30,6 +30,7 @@ mod replay;
 mod run;
 pub mod schema;
 mod site;
+pub mod status;
 mod tail;
 mod terminal;
 mod truth;

@@ -107,6 +107,7 @@ impl Difference {
             // See `unchangeable`.
             identity: _,
             state_dir: _,
+            status: _,
             calendar,
             uplink,
             evidence,
@@ -219,6 +220,8 @@ fn unchangeable(old: &SiteConfig, new: &SiteConfig) -> Vec<Problem> {
             old.detect.onnxruntime != new.detect.onnxruntime,
             "detect.onnxruntime",
         ),
+        (old.status.listen != new.status.listen, "status.listen"),
+        (old.status.token != new.status.token, "status.token_file"),
     ];
     let changed = changes.iter().filter(|(changed, _)| *changed);
     changed

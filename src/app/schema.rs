@@ -10,6 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Value, json};
 
 use super::exit::{ExitCode, Failure, Outcome};
+use super::status::Health;
 use super::terminal::Terminal;
 use crate::uplink::{
     CameraStatus, ClipArgs, Command, CommandResult, ConfigReport, CoverageArgs, CoverageReport,
@@ -71,6 +72,7 @@ pub fn all() -> BTreeMap<String, Value> {
         ("camera-status", sent::<CameraStatus>()),
         ("telemetry", sent::<Telemetry>()),
         ("config-reported", sent::<ConfigReport>()),
+        ("healthz", sent::<Health>()),
         (
             "finding",
             event::<FindingData>(

@@ -30,6 +30,7 @@ use super::models::starts;
 use super::mutes::Mutes;
 use super::oversight::{Oversight, Terms};
 use super::reload::{cards_digest, report};
+use super::status;
 use crate::base::heartbeat::Heartbeats;
 use crate::base::ids::{CameraId, CameraIx, CameraSlots};
 use crate::base::metrics::{Metric, Metrics};
@@ -267,7 +268,6 @@ impl UplinkUnit {
         mail: &Mail,
     ) -> Self {
         let stop = CancellationToken::new();
-        let (health, _) = watch::channel(UplinkHealth::default());
         let inbox = Inbox {
             config: config.clone(),
             site: site.identity.clone(),
@@ -281,7 +281,7 @@ impl UplinkUnit {
             site: site.identity.clone(),
             store: store.clone(),
             state: wiring.state.subscribe(),
-            health,
+            health: wiring.uplink_health.clone(),
             metrics: wiring.metrics.clone(),
             clock: wiring.clock.clone(),
             evidence: Some(outbox.clone()),
@@ -403,6 +403,7 @@ impl Site {
             )),
             hosts: RtspHosts::default(),
             state,
+            uplink_health: watch::channel(UplinkHealth::default()).0,
             faults,
             metrics: metrics.clone(),
             clock: clock.clone(),
@@ -537,6 +538,20 @@ impl Site {
             let slot = slots.slot(&camera.id).or_exit(ExitCode::Config)?;
             cameras.insert(camera.id.clone(), CameraUnit::start(&wiring, slot, camera)?);
         }
+        let source = status::Source {
+            metrics: metrics.clone(),
+            heartbeats: heartbeats.clone(),
+            state: wiring.state.subscribe(),
+            uplink: wiring.uplink_health.subscribe(),
+            store: store.clone(),
+            clock: wiring.clock.clone(),
+        };
+        let (page, told, stop) = (config.status.clone(), problems.clone(), stopping.clone());
+        drop(spawn_task(
+            "status page",
+            &wiring.faults,
+            status::serve(page, source, told, stop),
+        ));
         Ok(RunningSite {
             metrics,
             heartbeats,

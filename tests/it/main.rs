@@ -19,4 +19,5 @@ mod health;
 mod models;
 mod pipeline;
 mod reload;
+mod status;
 mod support;

@@ -472,6 +472,7 @@ impl SiteDir {
         site.write_config(&format!(
             "[site]\nregion = \"410724\"\nid = \"site-000123\"\nuscc = \"91410724MA00000000\"\n\
              state_dir = \"state\"\n\
+             [status]\nlisten = \"127.0.0.1:0\"\n\
              [uplink]\nbroker = \"{broker}\"\nprogress_timeout_s = 5\ntelemetry_s = 2\n\
              [detect]\nmodels = [\"{}\"]\nworkers = 1\n\
              onnxruntime = \"{}\"\n{tables}",

@@ -73,6 +73,11 @@ pub const SECTIONS: &[(&str, &str, &str)] = &[
         "[health]",
         "When a camera that does not see is a finding (`device.camera.*`).",
     ),
+    (
+        "status",
+        "[status]",
+        "The status page of the box: `/metrics` for Prometheus, `/healthz`.",
+    ),
     ("camera", "[[camera]]", "One table for each camera."),
     (
         "rule",
@@ -487,6 +492,22 @@ pub const KEYS: &[Key] = &[
         "[\"dark\"]",
         Value("[\"dark\"]"),
         "What is a finding in business hours only (`site.business_hours`; without them it is none). Outside of them coverage counts it as `off_schedule`. `[]`: everything counts always.",
+    ),
+    key(
+        "status",
+        "listen",
+        "address and port, or `off`",
+        "\"127.0.0.1:9618\"",
+        Value("\"127.0.0.1:9618\""),
+        "Where the page listens. Beyond loopback it needs `token_file`; it is plain HTTP, so only on a network of your own. `off`: nowhere.",
+    ),
+    key(
+        "status",
+        "token_file",
+        "file, or the name of a systemd credential",
+        "\"status.token\"",
+        Words("on loopback nothing is asked for"),
+        "Holds the token, at least 16 characters, that a reader must bring: `Authorization: Bearer …`.",
     ),
     key(
         "camera",

@@ -15,6 +15,7 @@ mod problem;
 mod resolve;
 mod rules;
 mod section;
+mod status;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +42,7 @@ pub use parse::{
 pub use problem::{Problem, Problems};
 pub use resolve::{check_labels, operating_point, resolve_rules};
 pub use section::{Located, Place};
+pub use status::StatusConfig;
 
 /// A whole site, checked as far as it can be without models and network.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +67,8 @@ pub struct SiteConfig {
     pub track: TrackConfig,
     /// `[health]`.
     pub health: HealthConfig,
+    /// `[status]`.
+    pub status: StatusConfig,
     /// `[[camera]]`; a [`crate::base::ids::CameraIx`] is an index into it.
     pub cameras: Vec<CameraConfig>,
     /// `[[rule]]`; a [`crate::base::ids::RuleIx`] is an index into it.

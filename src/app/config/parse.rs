@@ -14,6 +14,7 @@ use super::keys::SECTIONS;
 use super::problem::{Problem, Problems};
 use super::rules::read_rules;
 use super::section::{Located, Reading, Section, did_you_mean};
+use super::status::read_status;
 use super::{CameraConfig, SiteConfig};
 use crate::base::digest::sha256_hex;
 use crate::base::ids::Name;
@@ -144,6 +145,7 @@ pub(super) fn read_root(
     let (detect, models, onnxruntime) = read_detect(table("detect"));
     let track = read_track(table("track"));
     let health = read_health(table("health"));
+    let status = read_status(table("status"));
     let cameras = read_cameras(
         reading,
         &tables(reading, root, "camera", unreadable),
@@ -172,6 +174,7 @@ pub(super) fn read_root(
             detect: detect?,
             track,
             health,
+            status,
             cameras: cameras?
                 .into_iter()
                 .map(|(_, config)| config)

@@ -28,6 +28,7 @@ fn example_in(dir: &Path) -> String {
     for name in names {
         std::fs::write(dir.join(name), "secret\n").unwrap();
     }
+    std::fs::write(dir.join("status.token"), "a long and random word\n").unwrap();
     text
 }
 
@@ -499,4 +500,32 @@ fn a_rule_may_not_take_the_codes_of_camera_health() {
         problems[0].contains("rule[0].code") && problems[0].contains("[health]"),
         "{problems:?}"
     );
+}
+
+#[test]
+fn a_status_page_beyond_the_box_needs_a_token() {
+    let page = |lines: &str| {
+        let with = format!("[status]\n{lines}\n[[camera]]");
+        let text = MINIMAL.replacen("[[camera]]", &with, 1);
+        let parsed = parse(Path::new("site.toml"), &text);
+        let said: Vec<String> = parsed.problems.iter().map(|p| p.message.clone()).collect();
+        (parsed.config.map(|c| c.status.listen), said)
+    };
+    assert_eq!(page("listen = \"off\""), (Some(None), Vec::new()));
+    let loopback = page("listen = \"[::1]:9000\"").0.flatten();
+    assert!(loopback.is_some_and(|a| a.ip().is_loopback() && a.port() == 9000));
+    let (none, said) = page("listen = \"0.0.0.0:9000\"");
+    assert!(none.is_none());
+    assert!(said[0].contains("needs `token_file`"), "{said:?}");
+    assert!(page("listen = \"nine\"").1[0].contains("no address with a port"));
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    std::fs::write(&token, "short").unwrap();
+    let lines = format!(
+        "listen = \"0.0.0.0:9000\"\ntoken_file = \"{}\"",
+        token.display()
+    );
+    assert!(page(&lines).1[0].contains("fewer than 16"));
+    std::fs::write(&token, "long enough to be a token").unwrap();
+    assert!(page(&lines).1.is_empty());
 }

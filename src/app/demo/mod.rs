@@ -144,6 +144,7 @@ fn site_toml(url: &str, state_dir: &Path, models: &[PathBuf], broker_port: u16) 
     }
     format!(
         "[site]\nregion = \"000000\"\nid = \"demo\"\nstate_dir = {state_dir}\n\
+         [status]\nlisten = \"off\"\n\
          [uplink]\nbroker = \"mqtt://127.0.0.1:{broker_port}\"\ntelemetry_s = 10\n\
          [detect]\nmodels = [{models}]\n\
          [[camera]]\nid = \"wok-1\"\nurl = {url}\n{repeat}{rules}",

@@ -138,6 +138,7 @@ words! {
         findings_wait(why) = "findings wait in memory: {why}", "发现的问题暂存内存，等待写入磁盘：{why}";
         no_evidence(why) = "findings go without evidence: {why}", "发现的问题没有证据可附：{why}";
         no_pictures(why) = "findings go without pictures: {why}; look at the disk", "发现的问题没有图片可附：{why}，请检查磁盘";
+        no_status_page(address, why) = "no status page at {address}: {why}; see what else listens there, or set status.listen", "状态页无法在 {address} 监听：{why}，请检查端口占用或设置 status.listen";
         evidence(why) = "evidence: {why}", "证据：{why}";
         config_refused(count, first) = "a new config is refused ({count} mistakes), the one before stays: {first}", "新配置被拒绝（{count} 处错误），继续使用原配置：{first}";
         nobody_subscribes(topic) = "nobody subscribes to {topic} at the broker: is the centre up? its records wait", "消息服务器上无人订阅 {topic}，请确认中心是否在运行；相关记录等待发送";
