@@ -114,7 +114,7 @@ fn picture_fault(fault: PictureFault) -> (CameraState, String) {
 fn clock_skew(ahead_ms: i64, limit: Duration) -> Option<(CameraState, String)> {
     let off = Duration::from_millis(ahead_ms.unsigned_abs());
     let side = if ahead_ms > 0 { "ahead of" } else { "behind" };
-    let detail = format!("its clock is {} s {side} ours", off.as_secs());
+    let detail = format!("its clock is {:.0} s {side} ours", off.as_secs_f64());
     (off > limit).then_some((CameraState::ClockSkew, detail))
 }
 

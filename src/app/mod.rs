@@ -10,7 +10,7 @@ pub mod cli;
 mod commands;
 pub mod config;
 mod coverage;
-mod demo;
+pub mod demo;
 mod desired;
 mod desk;
 mod detect;
