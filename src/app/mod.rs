@@ -7,6 +7,7 @@ mod blocking;
 mod camera_unit;
 mod check;
 pub mod cli;
+mod clock_steps;
 mod commands;
 pub mod config;
 mod coverage;
