@@ -281,6 +281,7 @@ impl Camera {
             CameraState::Connecting => Cause::Connecting,
             CameraState::Unauthorised | CameraState::Offline => Cause::Offline,
             CameraState::NoVideo | CameraState::Failed => Cause::NoVideo,
+            CameraState::Masked => Cause::Masked,
             CameraState::Frozen => Cause::Frozen,
             CameraState::Occluded => Cause::Occluded,
             CameraState::Dark => Cause::Dark,

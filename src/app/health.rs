@@ -90,6 +90,10 @@ fn merged(
 /// What is wrong with the pictures, in words that say what is seen and blame nobody.
 fn picture_fault(fault: PictureFault) -> (CameraState, String) {
     let (state, detail) = match fault {
+        PictureFault::Masked => (
+            CameraState::Masked,
+            "the picture is one plain colour, as when the camera's privacy mask is on; needs checking",
+        ),
         PictureFault::Frozen => (
             CameraState::Frozen,
             "the picture does not change although the stream goes on",
@@ -295,6 +299,7 @@ mod tests {
         assert_eq!(report.state, CameraState::ClockSkew);
         assert_eq!(report.detail, "its clock is 7 s behind ours");
         for (fault, state) in [
+            (PictureFault::Masked, CameraState::Masked),
             (PictureFault::Frozen, CameraState::Frozen),
             (PictureFault::Dark, CameraState::Dark),
             (PictureFault::Occluded, CameraState::Occluded),

@@ -77,7 +77,7 @@ pub enum Cause {
     Overloaded,
     /// Pictures come, and the models fail.
     DetectorDown,
-    /// Muted or excluded.
+    /// One plain colour, as when the camera's privacy mask is on.
     Masked,
     /// Not watched, and not expected to be at this hour.
     OffSchedule,

@@ -1,4 +1,6 @@
 //! Cameras that do not see: findings about them, and the account of what was watched.
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -187,4 +189,65 @@ fn a_camera_whose_clock_is_off_is_told_with_how_much_until_it_is_right_again() {
     );
     assert!(daemon.terminate().success());
     stop.cancel();
+}
+
+/// The demo's kitchen for 4 s, and 6 s of one plain colour with a running clock and a logo, through a
+/// coder: what a camera sends whose privacy mask is switched on.
+fn clip_with_privacy_mask(dir: &Path) -> PathBuf {
+    let path = dir.join("masked.mp4");
+    let graph = "[0:v]trim=end=4,setpts=PTS-STARTPTS,scale=1280:720,fps=15,setsar=1[kitchen];\
+         [2:v]trim=end_frame=1,loop=loop=-1:size=1[logo];\
+         [1:v][3:v]overlay=x=16:y=16[clock];\
+         [clock][logo]overlay=x=(W-w)/2:y=(H-h)/2:shortest=1,setsar=1[mask];\
+         [kitchen][mask]concat=n=2:v=1,format=yuv420p[out]";
+    let status = Command::new("ffmpeg")
+        .args(["-nostdin", "-v", "error", "-y", "-i"])
+        .arg(demo_clip("kitchen.mp4"))
+        .args(["-f", "lavfi", "-i", "color=c=0x1a3c6e:s=1280x720:r=15:d=6"])
+        .args(["-f", "lavfi", "-i", "testsrc=s=120x90:r=15:d=6"])
+        .args(["-f", "lavfi", "-i", "testsrc2=s=320x24:r=15:d=6"])
+        .args(["-filter_complex", graph, "-map", "[out]", "-an"])
+        .args(["-c:v", "libx264", "-preset", "veryfast", "-crf", "30"])
+        .args(["-g", "30", "-bf", "0"])
+        .arg(&path)
+        .status();
+    assert!(status.unwrap().success(), "ffmpeg made no clip");
+    path
+}
+
+#[test]
+fn a_privacy_mask_is_a_state_a_finding_and_a_cause_until_it_is_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let clip = clip_with_privacy_mask(dir.path());
+    let broker = Mosquitto::start();
+    let mut listener = Listener::start(broker.port);
+    let tables = "[health]\nmasked_s = 2\nclear_s = 1\n".to_owned()
+        + &camera_table(
+            "wok-1",
+            &format!("file:{}", clip.display()),
+            "repeat = true",
+        )
+        + QUICK_RULE;
+    let site = SiteDir::new(&broker.url(), &tables);
+    let mut daemon = site.daemon();
+    let state = listener.camera("wok-1", "masked");
+    let detail = state["detail"].as_str().unwrap();
+    assert!(detail.contains("privacy mask"), "{detail}");
+    let opened = device_finding(&mut listener, "masked", "opened");
+    assert_eq!(opened["detail"], detail);
+    let closed = device_finding(&mut listener, "masked", "closed");
+    assert_eq!(closed["finding"], opened["finding"]);
+    assert!(daemon.terminate().success());
+    let others = listener.findings().filter(|f| {
+        let code = f["data"]["code"].as_str().unwrap();
+        code.starts_with("device.") && code != "device.camera.masked"
+    });
+    assert_eq!(others.count(), 0);
+
+    an_hour_goes_by(&site);
+    let mut daemon = site.daemon();
+    let heard = listener.wait_for("a coverage report", |m| m.topic.ends_with("/coverage"));
+    let blind = &heard.payload["data"]["cameras"][0]["blind_ms"];
+    assert!(blind["masked"].as_i64() >= Some(2000), "{blind}");
+    assert!(daemon.terminate().success());
 }
