@@ -26,6 +26,7 @@
 //! | pictures and clips to send | [`uplink::EvidenceOutbox`], on a shelf of the store | what findings name | wait behind all records for `uplink.evidence_kbps` | `uplink_evidence_waiting` |
 //! | outbox | [`uplink::Store`], SQLite | the disk | grows until acknowledged | `outbox_records`, `outbox_bytes`, `outbox_oldest_seconds` |
 //! | commands | `uplink::Inbox` | 8 not acknowledged, 120 at once and 2 a second | the broker keeps them; those that come faster are dropped | `commands_dropped_total{reason}` |
+//! | receipts that came as commands | `uplink::receipts` | 8 | the command is answered `failed` | `commands_answered_total{command,outcome}` |
 //! | in flight | `uplink::delivery` | `uplink.window` | the outbox waits | `uplink_published_total`, `uplink_acked_total` |
 //!
 //! # Threads and tasks

@@ -13,9 +13,9 @@ use super::exit::{ExitCode, Failure, Outcome};
 use super::terminal::Terminal;
 use crate::uplink::{
     CameraStatus, ClipArgs, Command, CommandResult, ConfigReport, CoverageArgs, CoverageReport,
-    DesiredConfig, DiagnoseArgs, Event, FindingData, MuteArgs, Notice, Receipt, RectifyArgs,
-    ReinspectArgs, ResendArgs, SiteStatus, SnapshotArgs, Telemetry, TopicKind, UnmuteArgs,
-    VerdictArgs,
+    DesiredConfig, DiagnoseArgs, Event, FindingData, MuteArgs, Notice, Receipt, ReceiptArgs,
+    RectifyArgs, ReinspectArgs, ResendArgs, SiteStatus, SnapshotArgs, Telemetry, TopicKind,
+    UnmuteArgs, VerdictArgs,
 };
 
 const UUID_V7: &str = "[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}";
@@ -106,6 +106,7 @@ pub fn all() -> BTreeMap<String, Value> {
         ("receipt", read::<Receipt>()),
         ("command", read::<Command>()),
         ("config-desired", read::<DesiredConfig>()),
+        ("command.receipt", read::<ReceiptArgs>()),
         ("command.verdict", read::<VerdictArgs>()),
         ("command.rectify", read::<RectifyArgs>()),
         ("command.reinspect", read::<ReinspectArgs>()),

@@ -17,6 +17,7 @@ mod evidence;
 mod inbox;
 mod mqtt;
 mod payload;
+mod receipts;
 mod record;
 mod run;
 mod store;
@@ -25,8 +26,8 @@ mod topics;
 
 pub use command_args::{
     ClipArgs, CoverageArgs, DesiredConfig, DiagnoseArgs, Judgement, MOST_MUTE_MINUTES, MuteArgs,
-    REINSPECT_DEFAULT_SECONDS, RectifyArgs, ReinspectArgs, ResendArgs, SnapshotArgs, Task,
-    UnmuteArgs, VerdictArgs,
+    REINSPECT_DEFAULT_SECONDS, ReceiptArgs, RectifyArgs, ReinspectArgs, ResendArgs, SnapshotArgs,
+    Task, UnmuteArgs, VerdictArgs,
 };
 pub use commands::{
     Admission, Command, Entry, Flood, Journal, MOST_BYTES, MOST_CONFIG_BYTES, Unreadable,
@@ -43,6 +44,7 @@ pub use payload::{
     FindingEvent, FindingPhase, MissingEvidence, ModelRef, MutedRef, ObjectRef, OutboxStatus,
     Receipt, RuleRef, SiteRef, SiteStatus, Telemetry, ZoneRef,
 };
+pub use receipts::{ReceiptOrder, ReceiptOrders, Receipted, receipt_orders};
 pub use record::{
     CameraCoverage, Change, CommandResult, CoverageReport, Notice, RecordBody, RecordKind, Shelf,
 };
