@@ -14,6 +14,7 @@ mod config;
 mod config_report;
 mod delivery;
 mod evidence;
+mod evidence_headers;
 mod inbox;
 mod mqtt;
 mod payload;
@@ -37,6 +38,7 @@ pub use config_report::{
     ConfigProblem, ConfigRejection, ConfigReport, ConfigSource, MOST_PROBLEMS,
 };
 pub use evidence::{EvidenceItem, EvidenceOutbox};
+pub use evidence_headers::EvidenceHeaders;
 pub use inbox::{Answer, Inbox, InboxEvent, Incoming, WhatFor};
 pub use mqtt::{Asked, LinkError, Message};
 pub use payload::{
