@@ -28,6 +28,7 @@
 //! | outbox | [`uplink::Store`], SQLite | the disk | grows until acknowledged | `outbox_records`, `outbox_bytes`, `outbox_oldest_seconds` |
 //! | commands | `uplink::Inbox` | 8 not acknowledged, 120 at once and 2 a second | the broker keeps them; those that come faster are dropped | `commands_dropped_total{reason}` |
 //! | telemetry | the line to the broker | 1 message | left out while records wait for the line | `uplink_telemetry_dropped_total` |
+//! | receipts that came as commands | `uplink::receipts` | 8 | the command is answered `failed` | `commands_answered_total{command,outcome}` |
 //! | in flight | `uplink::delivery` | `uplink.window` | the outbox waits | `uplink_published_total`, `uplink_acked_total` |
 //!
 //! # Threads and tasks

@@ -21,7 +21,7 @@ use crate::capture::{
     RtspHosts, RtspOpener, SourceConfig, SourceOpener, unit_queue,
 };
 use crate::decode::{Clips, DecodeHealth, DecodeThread, Frame, FrameBoard};
-use crate::evidence::{CameraRings, EvidenceSettings, SiteRings};
+use crate::evidence::{CameraRings, EvidenceConfig, EvidenceSettings, SiteRings};
 use crate::uplink::{SiteState, UplinkHealth};
 
 /// Margin on the beats that capture promises, for a loaded machine.
@@ -95,13 +95,27 @@ fn main_name(camera: &CameraId) -> String {
     format!("{camera}.main")
 }
 
-/// The rings of a camera's streams.
-fn camera_rings(wiring: &Wiring, camera: &CameraConfig) -> CameraRings {
-    let evidence = wiring.evidence.now();
-    let limits = RingLimits {
+fn ring_limits(evidence: &EvidenceConfig) -> RingLimits {
+    RingLimits {
         bytes: evidence.ring_bytes,
         span: evidence.ring_span(),
-    };
+    }
+}
+
+/// Another config of the evidence: all rings hold as much as it says.
+pub fn limit_rings(wiring: &Wiring, evidence: &EvidenceConfig) {
+    let limits = ring_limits(evidence);
+    for rings in wiring.rings.all() {
+        rings.sub.limit(limits);
+        if let Some(main) = rings.main {
+            main.limit(limits);
+        }
+    }
+}
+
+/// The rings of a camera's streams.
+fn camera_rings(wiring: &Wiring, camera: &CameraConfig) -> CameraRings {
+    let limits = ring_limits(&wiring.evidence.now());
     let ring = |stream: &str| GopRing::new(limits, &wiring.metrics, stream);
     CameraRings {
         sub: ring(camera.id.as_str()),

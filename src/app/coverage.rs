@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::clock_steps::{ClockSteps, while_stopped};
 use super::oversight::CameraTerms;
 use crate::base::digest::sha256_hex;
 use crate::base::ids::CameraIx;
@@ -51,6 +52,7 @@ struct Camera {
 pub struct Coverage {
     ledger: CoverageLedger,
     cameras: Vec<Camera>,
+    steps: ClockSteps,
     waiting: VecDeque<Vec<Change>>,
     lost: Counter,
     reports: Counter,
@@ -89,11 +91,19 @@ impl Coverage {
             cameras: cameras.iter().map(|c| Camera::new(c, metrics)).collect(),
             so_far: watch::Sender::new(report_of(&ledger.partial())),
             ledger,
+            steps: ClockSteps::default(),
             waiting: VecDeque::new(),
             lost: metrics.counter(Metric::CoverageLost, &[]),
             reports: metrics.counter(Metric::CoverageReports, &[]),
             saved: at,
         };
+        if let Some(by_ms) = outcome.stepped_ms {
+            tracing::warn!(
+                by_ms,
+                "the system clock is behind what was written down last"
+            );
+            coverage.wait(vec![while_stopped(by_ms, utc)]);
+        }
         coverage.take(outcome);
         coverage.save(at);
         coverage.write(store);
@@ -154,6 +164,9 @@ impl Coverage {
                 "the system clock was stepped: coverage of the hours between says so"
             );
         }
+        if let Some(notice) = self.steps.look(outcome.stepped_ms, at, utc) {
+            self.wait(vec![notice]);
+        }
         let has_ended = !outcome.hours.is_empty();
         self.take(outcome);
         self.so_far.send_replace(report_of(&self.ledger.partial()));
@@ -165,6 +178,9 @@ impl Coverage {
 
     /// Writes the running hour down: the site stops.
     pub fn stop(&mut self, store: &StoreHandle, at: MonoMicros) {
+        if let Some(notice) = self.steps.rest() {
+            self.wait(vec![notice]);
+        }
         self.save(at);
         self.write(store);
         if !self.waiting.is_empty() {
@@ -266,6 +282,7 @@ impl Camera {
             CameraState::Connecting => Cause::Connecting,
             CameraState::Unauthorised | CameraState::Offline => Cause::Offline,
             CameraState::NoVideo | CameraState::Failed => Cause::NoVideo,
+            CameraState::Masked => Cause::Masked,
             CameraState::Frozen => Cause::Frozen,
             CameraState::Occluded => Cause::Occluded,
             CameraState::Dark => Cause::Dark,
@@ -347,7 +364,7 @@ mod tests {
     use crate::base::ids::CameraId;
     use crate::base::time::{Clock as _, ManualClock};
     use crate::rules::DeviceConfig;
-    use crate::uplink::Store;
+    use crate::uplink::{Cursor, FindingData, Store};
 
     /// 2026-11-24T03:00:00Z
     const T: UtcMicros = UtcMicros(1_795_489_200_000_000);
@@ -452,5 +469,81 @@ mod tests {
         });
         assert_eq!(bench.metrics.total(Metric::CoverageReports), 2);
         assert_eq!(bench.metrics.total(Metric::CoverageLost), 0);
+    }
+
+    #[test]
+    fn a_step_of_the_clock_is_a_notice_and_what_was_recorded_before_stays() {
+        const DAY_US: i64 = 86_400_000_000;
+        let bench = Bench::new();
+        let finding: FindingData =
+            serde_json::from_str(include_str!("mutes/finding.json")).unwrap();
+        bench.run(|coverage, store| {
+            store.commit_finding(finding.clone()).unwrap();
+            for _ in 0..60 {
+                coverage.analysed(CameraIx(0), bench.clock.mono());
+                bench.step(coverage, store, ONLINE);
+            }
+            bench.clock.step_utc(-DAY_US);
+            coverage.analysed(CameraIx(0), bench.clock.mono());
+            bench.step(coverage, store, ONLINE);
+            // The hour so far, as it stood, and the word about the clock: both before anything else.
+            let told = records(store);
+            assert!(matches!(told[0], RecordBody::Finding(_)), "{told:?}");
+            let RecordBody::Notice(notice) = &told[1] else {
+                panic!("{told:?}");
+            };
+            assert_eq!(notice.kind, "clock.step");
+            assert_eq!(notice.data["by_ms"], -86_400_000);
+            assert!(notice.text.contains("back by 1 d"), "{}", notice.text);
+            let RecordBody::Coverage(report) = &told[2] else {
+                panic!("{told:?}");
+            };
+            assert_eq!(report.hour, T);
+            assert_eq!(report.cameras[0].watched_ms, 61_000);
+            assert_eq!(told.len(), 3);
+
+            // Forward again, by two days: told apart from the first step, a minute later.
+            bench.clock.step_utc(2 * DAY_US);
+            for _ in 0..61 {
+                bench.step(coverage, store, ONLINE);
+            }
+            let told = records(store);
+            let notices: Vec<_> = told
+                .iter()
+                .filter_map(|r| match r {
+                    RecordBody::Notice(notice) => Some(notice.data["by_ms"].as_i64()),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(notices, [Some(-86_400_000), Some(2 * 86_400_000)]);
+            // The hour that was lived before the clock went back still says what was watched in it.
+            let shelf = store.shelf(Shelf::Coverage).unwrap();
+            assert!(shelf.iter().any(|(key, _)| key == "2026-11-24T03"));
+            let ledger = store.open_findings().unwrap();
+            assert_eq!(ledger[0].data.first_seen, finding.first_seen);
+        });
+        // And back while nobody looked.
+        bench.clock.step_utc(-3 * DAY_US);
+        bench.run(|_, store| {
+            let told = records(store);
+            let Some(RecordBody::Notice(notice)) =
+                told.iter().rfind(|r| matches!(r, RecordBody::Notice(_)))
+            else {
+                panic!("{told:?}");
+            };
+            assert_eq!(notice.data["while_stopped"], true);
+            assert!(notice.text.contains("at least 3 d"), "{}", notice.text);
+        });
+    }
+
+    /// What is in the outbox, in the order in which it was committed.
+    fn records(store: &StoreHandle) -> Vec<RecordBody> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let batch = runtime.block_on(store.read(Cursor::default(), 1000));
+        let mut records = batch.unwrap().records;
+        records.sort_by_key(|r| r.seq);
+        records.into_iter().map(|r| r.body).collect()
     }
 }

@@ -26,9 +26,9 @@ use crate::base::words::{self, Texts};
 use crate::rules::{OpenFinding, RuleState, Shortfall};
 use crate::uplink::{
     Again, CameraState, Change, ClipArgs, Command, CoverageReport, DesiredConfig, DiagnoseArgs,
-    FindingData, LedgerEntry, MuteArgs, MutedRef, REINSPECT_DEFAULT_SECONDS, RectifyArgs,
-    ReinspectArgs, ResendArgs, Shelf, SiteState, SnapshotArgs, StoreError, StoreHandle, Task,
-    UnmuteArgs, VerdictArgs,
+    FindingData, LedgerEntry, MuteArgs, MutedRef, REINSPECT_DEFAULT_SECONDS, Receipt, ReceiptArgs,
+    ReceiptOrder, Receipted, RectifyArgs, ReinspectArgs, ResendArgs, Shelf, SiteState,
+    SnapshotArgs, StoreError, StoreHandle, Task, UnmuteArgs, VerdictArgs,
 };
 
 /// Longest a mute may last from now.
@@ -41,6 +41,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const FRESH_LOOKS: u32 = 2;
 /// How much of the time asked for must have been watched for a "not seen".
 const WATCHED_SHARE: f64 = 0.8;
+/// Longest wait for the line that sends records, which may be about to connect.
+const RECEIPT_WAIT: Duration = Duration::from_secs(60);
 /// Longest wait for the running site to take up a config.
 const CONFIG_WAIT: Duration = Duration::from_secs(180);
 
@@ -177,6 +179,8 @@ pub struct Desk {
     pub mutes: Mutes,
     /// Who makes pictures; none: nobody can here.
     pub pictures: Option<Arc<dyn Pictures>>,
+    /// To the line that sends records.
+    pub receipts: mpsc::Sender<ReceiptOrder>,
     /// To the running site.
     pub wanted: mpsc::Sender<Wanted>,
     /// The site's metrics.
@@ -220,13 +224,18 @@ impl Desk {
     pub fn is_slow(task: &Task) -> bool {
         matches!(
             task,
-            Task::Reinspect(_) | Task::Snapshot(_) | Task::Clip(_) | Task::Diagnose(_)
+            Task::Receipt(_)
+                | Task::Reinspect(_)
+                | Task::Snapshot(_)
+                | Task::Clip(_)
+                | Task::Diagnose(_)
         )
     }
 
     /// Does what a command asks, but for what its outcome hands back.
     pub async fn execute(&self, command: &Command, task: &Task) -> Outcome {
         match task {
+            Task::Receipt(args) => self.receipt(args).await,
             Task::Verdict(args) => self.verdict(command, args).await,
             Task::Rectify(args) => self.rectify(command, args).await,
             Task::Reinspect(args) => self.reinspect(args).await,
@@ -259,6 +268,31 @@ impl Desk {
             args,
         };
         Change::put(Shelf::Commands, format!("{word}/{finding}"), &kept)
+    }
+
+    async fn receipt(&self, args: &ReceiptArgs) -> Outcome {
+        let (reply, receipted) = oneshot::channel();
+        let receipt = Receipt {
+            through: args.through,
+            except: args.except.clone(),
+        };
+        let order = ReceiptOrder { receipt, reply };
+        if self.receipts.try_send(order).is_err() {
+            return Outcome::failed(words::command::receipts_wait());
+        }
+        match tokio::time::timeout(RECEIPT_WAIT, receipted).await {
+            Ok(Ok(Receipted::Done { freed, again })) => Outcome::told(
+                words::command::receipted(freed, again),
+                json!({"freed": freed, "again": again}),
+            ),
+            Ok(Ok(Receipted::NeverIssued { seq, newest })) => Outcome::new(
+                Ended::Refused,
+                words::command::never_issued(seq, newest),
+                json!({"newest": newest}),
+            ),
+            Ok(Ok(Receipted::ByBroker)) => Outcome::refused(words::command::freed_by_broker()),
+            _ => Outcome::failed(words::command::no_line()),
+        }
     }
 
     async fn verdict(&self, command: &Command, args: &VerdictArgs) -> Outcome {

@@ -18,7 +18,7 @@ use crate::uplink::{
 /// Named as the rule of these findings.
 const RULE: &str = "camera-health";
 /// Counted up when what is looked at changes its meaning.
-const RULE_VERSION: u32 = 1;
+const RULE_VERSION: u32 = 2;
 /// Routine: delivered after what happens in the kitchen. A camera that does not see is told at once
 /// by its status, and hour by hour in the coverage.
 pub const CLASS: u8 = 3;
@@ -30,6 +30,7 @@ fn sight_of(state: CameraState) -> Sight {
         CameraState::Connecting | CameraState::Ended => Sight::Unknown,
         CameraState::Unauthorised | CameraState::Offline => Sight::Fault(DeviceFault::Offline),
         CameraState::NoVideo | CameraState::Failed => Sight::Fault(DeviceFault::NoVideo),
+        CameraState::Masked => Sight::Fault(DeviceFault::Masked),
         CameraState::Frozen => Sight::Fault(DeviceFault::Frozen),
         CameraState::Occluded => Sight::Fault(DeviceFault::Occluded),
         CameraState::Dark => Sight::Fault(DeviceFault::Dark),

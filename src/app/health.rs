@@ -93,6 +93,7 @@ fn merged(
 /// What is wrong with the pictures, in words that say what is seen and blame nobody.
 fn picture_fault(fault: PictureFault) -> (CameraState, Texts) {
     match fault {
+        PictureFault::Masked => (CameraState::Masked, words::camera::is_masked()),
         PictureFault::Frozen => (CameraState::Frozen, words::camera::is_frozen()),
         PictureFault::Dark => (CameraState::Dark, words::camera::is_dark()),
         PictureFault::Occluded => (CameraState::Occluded, words::camera::is_occluded()),
@@ -126,10 +127,11 @@ fn cause_of(state: CameraState, why: &str) -> Texts {
 
 fn clock_skew(ahead_ms: i64, limit: Duration) -> Option<(CameraState, Texts)> {
     let off = Duration::from_millis(ahead_ms.unsigned_abs());
+    let seconds = format!("{:.0}", off.as_secs_f64());
     let detail = if ahead_ms > 0 {
-        words::camera::clock_ahead(off.as_secs())
+        words::camera::clock_ahead(seconds)
     } else {
-        words::camera::clock_behind(off.as_secs())
+        words::camera::clock_behind(seconds)
     };
     (off > limit).then_some((CameraState::ClockSkew, detail))
 }
@@ -314,6 +316,7 @@ mod tests {
         assert_eq!(report.state, CameraState::ClockSkew);
         assert_eq!(report.detail, "its clock is 7 s behind ours");
         for (fault, state) in [
+            (PictureFault::Masked, CameraState::Masked),
             (PictureFault::Frozen, CameraState::Frozen),
             (PictureFault::Dark, CameraState::Dark),
             (PictureFault::Occluded, CameraState::Occluded),
@@ -368,6 +371,7 @@ mod tests {
             CameraState::Dark,
             CameraState::Defocused,
             CameraState::Moved,
+            CameraState::Masked,
             CameraState::ClockSkew,
             CameraState::Failed,
             CameraState::Ended,

@@ -28,7 +28,7 @@ use tokio::sync::oneshot;
 
 use super::analytics::{Order, Retuning};
 use super::blocking::on_thread;
-use super::camera_unit::CameraUnit;
+use super::camera_unit::{CameraUnit, limit_rings};
 use super::config::{self, CameraConfig, Desired, Problem, Problems, RuleDraft, SiteConfig};
 use super::desired::{self, Rejected};
 use super::desk::{Taken, Wanted};
@@ -496,6 +496,9 @@ impl RunningSite {
             terms: Terms::of(&config, &self.slots).map_err(internal)?,
         };
         self.retune(retuning).await;
+        if difference.has(Part::Evidence) {
+            limit_rings(&self.wiring, &config.evidence);
+        }
         self.facts.send_replace(facts);
         if !detectors.is_empty() {
             self.workers = Workers::start(

@@ -1,6 +1,8 @@
 //! `mingchu schema`: the wire contract as JSON Schemas (draft 2020-12), made of the very structs that
 //! are sent and read.
 //!
+//! A picture or clip is no JSON: the schema `evidence` is of the MQTT 5 user properties that go with it.
+//!
 //! What is sent is described as it is sent; what is read, as it is accepted. Receivers must pass over
 //! keys they do not know: later versions add some.
 use std::collections::BTreeMap;
@@ -14,15 +16,15 @@ use super::status::Health;
 use super::terminal::Terminal;
 use crate::uplink::{
     CameraStatus, ClipArgs, Command, CommandResult, ConfigReport, CoverageArgs, CoverageReport,
-    DesiredConfig, DiagnoseArgs, Event, FindingData, MuteArgs, Notice, Receipt, RectifyArgs,
-    ReinspectArgs, ResendArgs, SiteStatus, SnapshotArgs, Telemetry, TopicKind, UnmuteArgs,
-    VerdictArgs,
+    DesiredConfig, DiagnoseArgs, Event, EvidenceHeaders, FindingData, MuteArgs, Notice, Receipt,
+    ReceiptArgs, RectifyArgs, ReinspectArgs, ResendArgs, SiteStatus, SnapshotArgs, Telemetry,
+    TopicKind, UnmuteArgs, VerdictArgs,
 };
 
 const UUID_V7: &str = "[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}";
 
-/// The name of the schema that holds for a topic; `None`: what comes there is no JSON, or not of this
-/// contract.
+/// The name of the schema that holds for a topic; `None`: what comes there is not of this contract. Of
+/// evidence, whose payload is a file, it holds for the user properties.
 pub fn of_topic(kind: &TopicKind) -> Option<String> {
     let name = match kind {
         TopicKind::Status => "status",
@@ -36,7 +38,8 @@ pub fn of_topic(kind: &TopicKind) -> Option<String> {
         TopicKind::CommandResult(_) => "command-result",
         TopicKind::ConfigDesired => "config-desired",
         TopicKind::ConfigReported => "config-reported",
-        TopicKind::Evidence(..) | TopicKind::Other(_) => return None,
+        TopicKind::Evidence(..) => "evidence",
+        TopicKind::Other(_) => return None,
     };
     Some(name.to_owned())
 }
@@ -105,9 +108,11 @@ pub fn all() -> BTreeMap<String, Value> {
                 "command/[A-Za-z0-9._:-]+",
             ),
         ),
+        ("evidence", sent::<EvidenceHeaders>()),
         ("receipt", read::<Receipt>()),
         ("command", read::<Command>()),
         ("config-desired", read::<DesiredConfig>()),
+        ("command.receipt", read::<ReceiptArgs>()),
         ("command.verdict", read::<VerdictArgs>()),
         ("command.rectify", read::<RectifyArgs>()),
         ("command.reinspect", read::<ReinspectArgs>()),

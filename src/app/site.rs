@@ -42,8 +42,8 @@ use crate::evidence::{Around, BEAT as EVIDENCE_BEAT, EvidenceSettings, Redact, S
 use crate::rules::RuleEngine;
 use crate::track::Tracker;
 use crate::uplink::{
-    Answer, CoverageReport, EvidenceOutbox, Inbox, InboxEvent, Journal, Shelf, SiteState, Store,
-    StoreError, StoreHandle, Uplink, UplinkConfig, UplinkHealth,
+    Answer, CoverageReport, EvidenceOutbox, Inbox, InboxEvent, Journal, ReceiptOrders, Shelf,
+    SiteState, Store, StoreError, StoreHandle, Uplink, UplinkConfig, UplinkHealth, receipt_orders,
 };
 
 /// The store's file in the state directory.
@@ -140,6 +140,7 @@ pub struct UplinkUnit {
 pub struct Mail {
     events: mpsc::Sender<InboxEvent>,
     answers: Arc<tokio::sync::Mutex<mpsc::Receiver<Answer>>>,
+    receipts: ReceiptOrders,
 }
 
 /// What a running site asks of whoever runs it.
@@ -285,6 +286,7 @@ impl UplinkUnit {
             metrics: wiring.metrics.clone(),
             clock: wiring.clock.clone(),
             evidence: Some(outbox.clone()),
+            receipts: mail.receipts.clone(),
             heartbeats: wiring.heartbeats.clone(),
             stop: stop.clone(),
         };
@@ -497,9 +499,11 @@ impl Site {
         let (wanted_by, wanted) = mpsc::channel(1);
         let (events, events_seen) = mpsc::channel(MAIL);
         let (answers_by, answers) = mpsc::channel(MAIL);
+        let (receipts_by, receipts) = receipt_orders();
         let mail = Mail {
             events,
             answers: Arc::new(tokio::sync::Mutex::new(answers)),
+            receipts,
         };
         let commands_stop = CancellationToken::new();
         let commander = Commander {
@@ -511,6 +515,7 @@ impl Site {
                 orders: orders.clone(),
                 mutes,
                 pictures: Some(Arc::new(pictures)),
+                receipts: receipts_by,
                 wanted: wanted_by,
                 metrics: metrics.clone(),
                 clock: clock.clone(),

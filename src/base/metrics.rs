@@ -37,6 +37,7 @@ metrics! {
     CaptureSessions => "capture_sessions_total", "Capture sessions begun, by camera.";
     CaptureFailures => "capture_failures_total", "Capture sessions that ended in an error, by camera and reason.";
     DecodeFrames => "decode_frames_total", "Pictures decoded, by camera.";
+    DecodeMissing => "decode_pictures_missing_total", "Access units of a session that gave no picture after its first one was decoded, whether dropped before the decoder or by it, by camera.";
     DecodeErrors => "decode_errors_total", "Access units the decoder refused, by camera.";
     DecodeRebuilds => "decode_rebuilds_total", "Decoders rebuilt after errors or a panic, by camera.";
     DecodeBusyMicros => "decode_busy_microseconds_total", "Time spent decoding, by camera.";

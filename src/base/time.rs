@@ -124,6 +124,11 @@ impl ManualClock {
         self.mono.fetch_add(us, Ordering::SeqCst);
         self.utc.fetch_add(us as i64, Ordering::SeqCst);
     }
+
+    /// Sets UTC alone, by so many microseconds: somebody set the clock.
+    pub fn step_utc(&self, by_us: i64) {
+        self.utc.fetch_add(by_us, Ordering::SeqCst);
+    }
 }
 
 impl Clock for ManualClock {

@@ -45,8 +45,9 @@ impl Gop {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    limits: RingLimits,
     gops: VecDeque<Gop>,
     bytes: usize,
     awaiting_key: bool,
@@ -60,7 +61,6 @@ struct State {
 #[derive(Clone, Debug)]
 pub struct GopRing {
     state: Arc<Mutex<State>>,
-    limits: RingLimits,
     held_bytes: Counter,
     over_bytes: Counter,
     skipped: Counter,
@@ -81,10 +81,14 @@ impl GopRing {
         let labels = [("camera", camera)];
         Self {
             state: Arc::new(Mutex::new(State {
+                limits,
+                gops: VecDeque::new(),
+                bytes: 0,
                 awaiting_key: true,
-                ..State::default()
+                stream: 0,
+                session: None,
+                parameters: Vec::new(),
             })),
-            limits,
             held_bytes: metrics.counter(Metric::GopRingBytes, &labels),
             over_bytes: metrics.counter(Metric::GopRingOverBytes, &labels),
             skipped: metrics.counter(Metric::GopRingSkipped, &labels),
@@ -112,14 +116,29 @@ impl GopRing {
         };
         gop.bytes += bytes;
         gop.units.push(unit);
-        while s.bytes > self.limits.bytes {
+        self.shed(&mut s, newest);
+    }
+
+    /// Holds as much from here on; what is too much goes at once.
+    pub fn limit(&self, limits: RingLimits) {
+        let mut s = self.lock();
+        s.limits = limits;
+        let last = s.gops.back().and_then(|g| g.units.last());
+        if let Some(newest) = last.map(|u| u.stamp.received) {
+            self.shed(&mut s, newest);
+        }
+    }
+
+    /// Lets go of what is over the limits.
+    fn shed(&self, s: &mut State, newest: MonoMicros) {
+        while s.bytes > s.limits.bytes {
             self.over_bytes.add(1);
             s.evict();
         }
         while s
             .gops
             .get(1)
-            .is_some_and(|next| newest.since(next.begun()) > self.limits.span)
+            .is_some_and(|next| newest.since(next.begun()) > s.limits.span)
         {
             s.evict();
         }
@@ -168,7 +187,7 @@ impl GopRing {
     #[cfg(test)]
     fn check_invariants(&self) {
         let s = self.lock();
-        assert!(s.bytes <= self.limits.bytes, "{} bytes", s.bytes);
+        assert!(s.bytes <= s.limits.bytes, "{} bytes", s.bytes);
         assert_eq!(s.bytes, s.gops.iter().map(|g| g.bytes).sum::<usize>());
         for gop in &s.gops {
             assert!(gop.units[0].is_key);
@@ -177,7 +196,7 @@ impl GopRing {
         }
         if let (Some(second), Some(last)) = (s.gops.get(1), s.gops.back()) {
             let newest = last.units[last.units.len() - 1].stamp.received;
-            assert!(newest.since(second.begun()) <= self.limits.span);
+            assert!(newest.since(second.begun()) <= s.limits.span);
         }
     }
 }
@@ -348,6 +367,34 @@ mod tests {
         assert_eq!(seqs(&cut), (20..30).collect::<Vec<_>>());
         assert_eq!(metrics.total(Metric::GopRingOverBytes), 1);
         assert_eq!(metrics.total(Metric::GopRingSkipped), 9);
+    }
+
+    #[test]
+    fn other_limits_count_at_once_in_both_directions() {
+        let (ring, _) = ring(1 << 20, 60_000);
+        let fill = |seconds: std::ops::Range<u64>| {
+            for n in seconds.start * 10..seconds.end * 10 {
+                ring.push(unit(n, n % 10 == 0, n * 100, 10, 1));
+            }
+        };
+        let limit = |bytes, span_ms| {
+            ring.limit(RingLimits {
+                bytes,
+                span: Duration::from_millis(span_ms),
+            });
+            ring.check_invariants();
+        };
+        let begins = || seqs(&ring.cut(ms(0), ms(4900), ms(60_000)).unwrap())[0];
+        fill(0..5);
+        assert_eq!(begins(), 0);
+        // Room for two groups of 100 bytes: what came before them goes without another unit.
+        limit(250, 60_000);
+        assert_eq!(begins(), 30);
+        limit(1 << 20, 60_000);
+        fill(5..9);
+        assert_eq!(begins(), 30, "and what comes from here on stays");
+        limit(1 << 20, 1000);
+        assert_eq!(begins(), 70);
     }
 
     proptest! {

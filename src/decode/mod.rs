@@ -12,6 +12,7 @@ mod ffmpeg;
 mod frame;
 mod motion;
 mod picture_health;
+mod plain;
 mod sampling;
 mod scan;
 

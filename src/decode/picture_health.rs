@@ -1,4 +1,4 @@
-//! Whether a camera's pictures show anything: frozen, dark, occluded, moved, defocused.
+//! Whether a camera's pictures show anything: masked, frozen, dark, occluded, moved, defocused.
 //!
 //! Fed with every sampled picture, before the motion gate, on the camera's decode thread. No clock
 //! (time is the stamps'), no threads; equal pictures give equal answers.
@@ -7,6 +7,7 @@
 //!
 //! | fault | sign | against false alarms |
 //! | --- | --- | --- |
+//! | masked | one plain colour without noise, as `plain.rs` tells | in every picture for its whole time, at one level; white, to which sensors clip, is none |
 //! | frozen | the luma is bit for bit that of the picture before, or comes again after others within 4 s | a coded still scene may repeat itself for a GOP: at least two key units must have come |
 //! | dark | mean and 95th percentile of the cells are near black | night infrared is far brighter |
 //! | occluded | the cells with an edge in them are gone, or all but gone | edges are relative to brightness, so lamps that dim are none |
@@ -15,8 +16,9 @@
 //!
 //! # Decisions
 //!
-//! 1. **The first that holds is told**, in the order of the table: a frozen picture says nothing
-//!    else, and in the dark nothing can be said of focus. What cannot be judged keeps its streak.
+//! 1. **The first that holds is told**, in the order of the table: a picture behind a privacy mask says
+//!    nothing of the scene and may stand still by right, a frozen one says nothing else, and in the dark
+//!    nothing can be said of focus. What cannot be judged keeps its streak.
 //! 2. **What is usual is learnt from the camera itself**, in the first [`FIRST_LOOK`] and slowly from
 //!    then on, never from pictures that are suspected of something. It is not kept across a restart:
 //!    a lens that was greasy before is then taken for normal, and that is the price.
@@ -24,10 +26,14 @@
 //!    rearranged would count as not watched for ever. Until then somebody has been told.
 //! 4. **A sequence that repeats within 4 s is frozen**, a longer one is not found: clips that play in
 //!    a loop, as in tests and the demo, are longer.
+//! 5. **A plain picture that is black is dark as well**, until it has been masked for its time: a sensor
+//!    that gives no noise at all in the dark looks the same, and that is the price of telling a black
+//!    privacy mask.
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::motion::GRID;
+use super::plain::{is_night, plain_level};
 use super::scan::Scan;
 use crate::base::streak::Streak;
 use crate::base::time::MonoMicros;
@@ -35,6 +41,8 @@ use crate::base::time::MonoMicros;
 /// What is wrong with a camera's pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PictureFault {
+    /// One plain colour, as when a privacy mask is on.
+    Masked,
     /// Unchanged or repeated.
     Frozen,
     /// Too dark to see.
@@ -49,7 +57,8 @@ pub enum PictureFault {
 
 impl PictureFault {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
+        Self::Masked,
         Self::Frozen,
         Self::Dark,
         Self::Occluded,
@@ -60,6 +69,7 @@ impl PictureFault {
     /// The word in recordings, and for the camera's state.
     pub fn word(self) -> &'static str {
         match self {
+            Self::Masked => "masked",
             Self::Frozen => "frozen",
             Self::Dark => "dark",
             Self::Occluded => "occluded",
@@ -72,6 +82,8 @@ impl PictureFault {
 /// How long each must last. `None`: not looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PictureConfig {
+    /// See [`PictureFault::Masked`].
+    pub masked: Option<Duration>,
     /// See [`PictureFault::Frozen`].
     pub frozen: Option<Duration>,
     /// See [`PictureFault::Dark`].
@@ -88,6 +100,7 @@ impl Default for PictureConfig {
     fn default() -> Self {
         let s = |s| Some(Duration::from_secs(s));
         Self {
+            masked: s(20),
             frozen: s(15),
             dark: s(30),
             occluded: s(20),
@@ -225,6 +238,9 @@ impl Usual {
 /// One camera's pictures over time.
 #[derive(Clone, Debug)]
 pub struct PictureHealth {
+    masked: Option<Streak>,
+    /// Of the plain pictures in a row.
+    plain: Option<u8>,
     frozen: Option<Streak>,
     dark: Option<Streak>,
     occluded: Option<Streak>,
@@ -255,6 +271,8 @@ impl PictureHealth {
     pub fn new(config: &PictureConfig) -> Self {
         let streak = |after: Option<Duration>| after.map(|after| Streak::new(after, RECOVER));
         Self {
+            masked: streak(config.masked),
+            plain: None,
             frozen: streak(config.frozen),
             dark: streak(config.dark),
             occluded: streak(config.occluded),
@@ -276,6 +294,7 @@ impl PictureHealth {
     pub fn fault(&self) -> Option<PictureFault> {
         let on = |streak: &Option<Streak>| streak.as_ref().is_some_and(Streak::is_on);
         [
+            (&self.masked, PictureFault::Masked),
             (&self.frozen, PictureFault::Frozen),
             (&self.dark, PictureFault::Dark),
             (&self.occluded, PictureFault::Occluded),
@@ -300,12 +319,37 @@ impl PictureHealth {
                 Duration::ZERO
             }
         };
+        let has_cells = picture.has_cells && picture.cells.len() == GRID.0 * GRID.1;
+        if has_cells && self.judge_masked(picture.cells, step) {
+            return self.fault();
+        }
         self.judge_frozen(picture, step);
         let is_frozen = self.frozen.as_ref().is_some_and(Streak::is_on);
-        if picture.has_cells && picture.cells.len() == GRID.0 * GRID.1 && !is_frozen {
+        if has_cells && !is_frozen {
             self.judge_view(picture, step);
         }
         self.fault()
+    }
+
+    /// Whether the picture is plain, so that nothing else can be said of it.
+    fn judge_masked(&mut self, cells: &[f32], step: Duration) -> bool {
+        let Some(masked) = &mut self.masked else {
+            return false;
+        };
+        let level = plain_level(cells);
+        let before = std::mem::replace(&mut self.plain, level);
+        // A synthetic picture has no moments of something else, nor does it get brighter.
+        let goes_on = level.zip(before).is_some_and(|(a, b)| a.abs_diff(b) <= 1);
+        if !goes_on && !masked.is_on() {
+            *masked = masked.anew();
+        }
+        masked.step(level.is_some(), step);
+        if level.is_some_and(is_night)
+            && let Some(dark) = &mut self.dark
+        {
+            dark.step(true, step);
+        }
+        level.is_some()
     }
 
     fn judge_frozen(&mut self, picture: &PictureSample<'_>, step: Duration) {

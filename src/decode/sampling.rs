@@ -62,6 +62,7 @@ impl Sampler {
 #[derive(Debug)]
 struct Counters {
     frames: Counter,
+    missing: Counter,
     sampled: Counter,
     still: Counter,
 }
@@ -89,6 +90,8 @@ pub struct FrameSampler {
     decoder: Option<Decoder>,
     codec: Option<Codec>,
     session: u32,
+    /// Of the newest unit of the session that went into the decoder.
+    fed: Option<u64>,
     stamps: VecDeque<FrameStamp>,
     sampler: Sampler,
     motion: MotionDetector,
@@ -112,12 +115,14 @@ impl FrameSampler {
             config,
             counters: Counters {
                 frames: counter(Metric::DecodeFrames),
+                missing: counter(Metric::DecodeMissing),
                 sampled: counter(Metric::FramesSampled),
                 still: counter(Metric::FramesStill),
             },
             decoder: None,
             codec: None,
             session: 0,
+            fed: None,
             stamps: VecDeque::with_capacity(REORDER),
             motion: MotionDetector::new(),
             last_motion: None,
@@ -136,6 +141,7 @@ impl FrameSampler {
     /// Forgets the decoder: the next unit must be a key unit.
     pub fn reset(&mut self) {
         self.decoder = None;
+        self.counters.missing.add(self.stamps.len() as u64);
         self.stamps.clear();
     }
 
@@ -154,12 +160,18 @@ impl FrameSampler {
             self.reset();
             self.codec = Some(unit.codec);
             self.session = unit.stamp.session;
+            self.fed = None;
+        }
+        if let Some(before) = self.fed.replace(unit.stamp.seq) {
+            let between = unit.stamp.seq.saturating_sub(before + 1);
+            self.counters.missing.add(between);
         }
         let mut decoder = match self.decoder.take() {
             Some(decoder) => decoder,
             None => Decoder::new(unit.codec)?,
         };
         if self.stamps.len() == REORDER {
+            self.counters.missing.add(1);
             self.stamps.pop_front();
         }
         self.stamps.push_back(unit.stamp);
@@ -317,6 +329,53 @@ mod tests {
                 "{camera_fps} -> {asked}: {taken}"
             );
         }
+    }
+
+    #[test]
+    fn each_unit_without_a_picture_is_counted_and_a_new_session_is_no_gap() {
+        use crate::base::time::{ManualClock, UtcMicros};
+        use crate::capture::OpenContainer as _;
+        let path =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".runtime/demo/kitchen.mp4");
+        let mut clip = crate::decode::Clips.open(&path).unwrap();
+        let codec = clip.info().codec;
+        let metrics = Metrics::default();
+        let mut sampler = FrameSampler::new(CameraIx(0), "wok", DecodeConfig::default(), &metrics);
+        let clock = ManualClock::new(MonoMicros(0), UtcMicros(0));
+        let mut feed = |seq: u64, session, unit: &crate::capture::ContainerUnit| {
+            let unit = AccessUnit {
+                camera: CameraIx(0),
+                stamp: FrameStamp {
+                    seq,
+                    session,
+                    pts: unit.pts,
+                    ..FrameStamp::default()
+                },
+                codec,
+                is_key: unit.is_key,
+                is_disposable: unit.is_disposable,
+                packets_lost: 0,
+                data: unit.data.clone(),
+            };
+            sampler.feed(&unit, &*clock, &mut |_| {}).unwrap();
+        };
+        let mut units = Vec::new();
+        while let Some(unit) = clip.next_unit().unwrap() {
+            units.push(unit);
+        }
+        // Its first number need not be 1: what came before the first key unit was never to be shown.
+        for (n, unit) in units.iter().enumerate().take(90) {
+            // Two that are not handed on, and another one.
+            if ![60, 61, 75].contains(&n) {
+                feed(7 + n as u64, 1, unit);
+            }
+        }
+        assert_eq!(metrics.total(Metric::DecodeMissing), 3);
+        for (n, unit) in units.iter().enumerate().take(20) {
+            feed(300 + n as u64, 2, unit);
+        }
+        assert_eq!(metrics.total(Metric::DecodeMissing), 3);
+        assert_eq!(metrics.total(Metric::DecodeFrames), 87 + 20);
     }
 
     #[test]

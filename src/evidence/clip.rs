@@ -66,6 +66,12 @@ impl SiteRings {
         all.retain(|camera, kept| kept.gone.is_none_or(|at| at >= until) || wanted(*camera));
     }
 
+    /// All of them.
+    pub fn all(&self) -> Vec<CameraRings> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().map(|kept| kept.rings.clone()).collect()
+    }
+
     /// The rings of a camera whose capture began, also for a while after it has ended.
     pub fn of(&self, camera: CameraIx) -> Option<CameraRings> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);

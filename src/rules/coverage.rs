@@ -77,7 +77,7 @@ pub enum Cause {
     Overloaded,
     /// Pictures come, and the models fail.
     DetectorDown,
-    /// Muted or excluded.
+    /// One plain colour, as when the camera's privacy mask is on.
     Masked,
     /// Not watched, and not expected to be at this hour.
     OffSchedule,
@@ -300,7 +300,8 @@ pub struct Outcome {
     pub forgotten: Vec<String>,
     /// Hours too many to report one by one.
     pub gaps: Vec<Gap>,
-    /// The clock was stepped by so many milliseconds, forward above 0.
+    /// The clock was stepped by so many milliseconds, forward above 0; at the start by so many at least,
+    /// and only back: forward looks like time that the site was stopped.
     pub stepped_ms: Option<i64>,
 }
 
@@ -370,8 +371,10 @@ impl CoverageLedger {
         if now_ms >= ledger.painted_ms {
             ledger.paint_to(now_ms, |_| stopped, &mut outcome);
         } else {
+            // It went on while nobody looked, so it went back by this much at least.
+            let back_ms = now_ms - ledger.painted_ms;
+            outcome.stepped_ms = Some(back_ms).filter(|ms| -ms > STEP.as_millis() as i64);
             ledger.go_back(now_ms, &mut outcome);
-            outcome.stepped_ms = Some(now_ms - ledger.read.1);
         }
         (ledger, outcome, damaged)
     }

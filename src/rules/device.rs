@@ -51,6 +51,8 @@ pub enum DeviceFault {
     Offline,
     /// Reachable, but without pictures that can be decoded.
     NoVideo,
+    /// One plain colour, as when a privacy mask is on.
+    Masked,
     /// The picture does not change.
     Frozen,
     /// Too dark to see.
@@ -67,9 +69,10 @@ pub enum DeviceFault {
 
 impl DeviceFault {
     /// All of them, in the order in which they hide each other.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Offline,
         Self::NoVideo,
+        Self::Masked,
         Self::Frozen,
         Self::Dark,
         Self::Occluded,
@@ -83,6 +86,7 @@ impl DeviceFault {
         match self {
             Self::Offline => "offline",
             Self::NoVideo => "no-video",
+            Self::Masked => "masked",
             Self::Frozen => "frozen",
             Self::Dark => "dark",
             Self::Occluded => "occluded",

@@ -20,6 +20,19 @@ pub const REINSPECT_SECONDS: std::ops::RangeInclusive<u32> = 5..=300;
 /// How long it is, if the command does not say.
 pub const REINSPECT_DEFAULT_SECONDS: u32 = 30;
 
+/// `receipt`: what the centre has: all records up to `through`, but for `except`. The same as a message on
+/// the topic `receipt`, with an answer; for sites that wait for the centre's word (`uplink.ack`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReceiptArgs {
+    /// The highest `seq` this speaks of.
+    pub through: u64,
+    /// Records up to `through` that the centre does not have: they are sent again at once.
+    #[serde(default)]
+    #[schemars(inner(range(min = 1)))]
+    pub except: Vec<u64>,
+}
+
 /// What an officer thinks of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -203,6 +216,8 @@ pub struct CoverageArgs {}
 /// A command's arguments, read.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Task {
+    /// See [`ReceiptArgs`].
+    Receipt(ReceiptArgs),
     /// See [`VerdictArgs`].
     Verdict(VerdictArgs),
     /// See [`RectifyArgs`].
@@ -230,6 +245,7 @@ pub enum Task {
 impl Task {
     /// The names of all commands.
     pub const NAMES: &'static [&'static str] = &[
+        "receipt",
         "verdict",
         "rectify",
         "reinspect",
@@ -256,6 +272,7 @@ impl Task {
             return Err("args: must be an object".to_owned());
         }
         let task = match name {
+            "receipt" => of(args).map(Self::Receipt),
             "verdict" => of(args).map(Self::Verdict),
             "rectify" => of(args).map(Self::Rectify),
             "reinspect" => of(args).map(Self::Reinspect),
@@ -278,6 +295,13 @@ impl Task {
 
     fn check(&self) -> Result<(), String> {
         match self {
+            Self::Receipt(args) => match args.except.iter().find(|s| **s > args.through) {
+                None => Ok(()),
+                Some(seq) => Err(format!(
+                    "args: `except` names {seq}, which is beyond `through` ({})",
+                    args.through
+                )),
+            },
             Self::Verdict(args) => text("note", &args.note, 0),
             Self::Rectify(args) => text("order", &args.order, 1),
             Self::Reinspect(args) => {
@@ -347,6 +371,12 @@ mod tests {
         for (name, args, reason) in [
             ("dance", json!({}), "there is no command `dance`"),
             ("verdict", json!({"finding": "x"}), "args: UUID"),
+            ("receipt", json!({}), "missing field `through`"),
+            (
+                "receipt",
+                json!({"through": 4, "except": [2, 5]}),
+                "`except` names 5",
+            ),
             (
                 "verdict",
                 json!({"finding": finding, "verdict": "maybe"}),

@@ -463,6 +463,12 @@ impl<R: Deliverable> Delivery<R> {
         Ok(done)
     }
 
+    /// Whether the broker has this record and the centre's word on it is awaited.
+    pub fn awaits_receipt(&self, seq: u64) -> bool {
+        let entry = self.entries.get(&seq);
+        entry.is_some_and(|e| matches!(e.state, State::AwaitingReceipt(_)))
+    }
+
     /// Records whose receipt did not come in time wait to be sent again; how many. For a timer.
     pub fn expire_receipts(&mut self, now: MonoMicros) -> usize {
         let late = |e: &Entry<R>| matches!(e.state, State::AwaitingReceipt(until) if until <= now);

@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::evidence_headers::EvidenceHeaders;
 use super::mqtt::{BinaryMessage, Link, PublishError};
 use super::record::{Change, Notice, RecordBody, Shelf};
 use super::store::{StoreError, StoreHandle};
@@ -322,12 +323,7 @@ impl EvidenceSender {
             topic: topics.evidence(item.finding, item.n),
             payload,
             content_type: item.media.clone(),
-            properties: vec![
-                ("sha256".to_owned(), item.sha256.clone()),
-                ("media".to_owned(), item.media.clone()),
-                ("redacted".to_owned(), item.redacted.to_string()),
-                ("kind".to_owned(), item.kind.clone()),
-            ],
+            properties: EvidenceHeaders::of(&item).properties(),
         };
         match link.publish_binary(message) {
             Ok(()) => {

@@ -14,9 +14,11 @@ mod config;
 mod config_report;
 mod delivery;
 mod evidence;
+mod evidence_headers;
 mod inbox;
 mod mqtt;
 mod payload;
+mod receipts;
 mod record;
 mod run;
 mod store;
@@ -25,8 +27,8 @@ mod topics;
 
 pub use command_args::{
     ClipArgs, CoverageArgs, DesiredConfig, DiagnoseArgs, Judgement, MOST_MUTE_MINUTES, MuteArgs,
-    REINSPECT_DEFAULT_SECONDS, RectifyArgs, ReinspectArgs, ResendArgs, SnapshotArgs, Task,
-    UnmuteArgs, VerdictArgs,
+    REINSPECT_DEFAULT_SECONDS, ReceiptArgs, RectifyArgs, ReinspectArgs, ResendArgs, SnapshotArgs,
+    Task, UnmuteArgs, VerdictArgs,
 };
 pub use commands::{
     Admission, Command, Entry, Flood, Journal, MOST_BYTES, MOST_CONFIG_BYTES, Unreadable,
@@ -36,6 +38,7 @@ pub use config_report::{
     ConfigProblem, ConfigRejection, ConfigReport, ConfigSource, MOST_PROBLEMS,
 };
 pub use evidence::{EvidenceItem, EvidenceOutbox};
+pub use evidence_headers::EvidenceHeaders;
 pub use inbox::{Answer, Inbox, InboxEvent, Incoming, WhatFor};
 pub use mqtt::{Asked, LinkError, Message};
 pub use payload::{
@@ -43,6 +46,7 @@ pub use payload::{
     FindingEvent, FindingPhase, MissingEvidence, ModelRef, MutedRef, ObjectRef, OutboxStatus,
     Receipt, RuleRef, SiteRef, SiteStatus, Telemetry, ZoneRef,
 };
+pub use receipts::{ReceiptOrder, ReceiptOrders, Receipted, receipt_orders};
 pub use record::{
     CameraCoverage, Change, CommandResult, CoverageReport, Notice, RecordBody, RecordKind, Shelf,
 };

@@ -479,7 +479,8 @@ pub struct OutboxStatus {
     pub parked: u64,
 }
 
-/// What a camera is doing.
+/// What a camera is doing. A receiver takes a word that it does not know for a camera that does not see:
+/// there may be more of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CameraState {
@@ -493,6 +494,8 @@ pub enum CameraState {
     Offline,
     /// Reachable, but there is no video we can decode.
     NoVideo,
+    /// One plain colour, as when the camera's privacy mask is on.
+    Masked,
     /// The picture does not change at all.
     Frozen,
     /// Something covers the lens.

@@ -228,7 +228,8 @@ pub struct CameraCoverage {
 pub struct Notice {
     /// UUID, the same however often it is sent.
     pub id: Uuid,
-    /// What it is about: `[a-z.]`, e.g. `evidence.deleted`, `config.rejected`, `mute`.
+    /// What it is about: `[a-z.]`, e.g. `evidence.deleted`, `config.rejected`, `clock.step`,
+    /// `mute`.
     #[schemars(regex(pattern = "^[a-z.]+$"))]
     pub kind: String,
     /// When it happened.

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +38,7 @@ use super::payload::{
     CameraReport, CameraStatus, FINDING_CONTENT_TYPE, FindingData, FindingPhase, JSON_CONTENT_TYPE,
     Receipt, SiteStatus, Telemetry, source_of,
 };
+use super::receipts::{ReceiptOrder, ReceiptOrders};
 use super::record::RecordBody;
 use super::store::{Batch, Cursor, LedgerEntry, Record, Resent, StoreError, StoreHandle};
 use super::topics::Topics;
@@ -122,6 +123,8 @@ pub struct Uplink {
     pub clock: SharedClock,
     /// Pictures and clips that are to leave; `None` if there is no evidence.
     pub evidence: Option<EvidenceOutbox>,
+    /// Receipts that come as commands.
+    pub receipts: ReceiptOrders,
     /// Where the task beats, as `uplink`.
     pub heartbeats: Heartbeats,
     /// Told to stop. By then all commits should have been answered.
@@ -157,15 +160,10 @@ impl Uplink {
     /// Runs until told to stop: what waits has 3 s to go, then the site says that it is offline.
     pub async fn run(mut self) {
         let heartbeat = self.heartbeats.register("uplink", BEAT);
-        let window = usize::from(self.config.window.max(1));
-        let limits = Limits {
-            records: window,
-            publishes: 2 * window + SPARE_PUBLISHES,
-            loaded: (2 * window).max(64),
-            refusals: REFUSALS,
-        };
-        let mut delivery = Delivery::new(limits, self.config.ack);
+        let mut delivery = Delivery::new(self.limits(), self.config.ack);
         let mut books = Books::new(self.store.clone());
+        // The uplink before this one has let go of it by now.
+        let mut receipts = self.receipts.clone().lock_owned().await;
         let mut evidence = self.evidence.clone().map(|outbox| {
             let (store, kbps) = (self.store.clone(), self.config.evidence_kbps);
             EvidenceSender::new(
@@ -186,9 +184,9 @@ impl Uplink {
                 .connection(
                     &mut delivery,
                     &mut books,
+                    &mut receipts,
                     evidence.as_mut(),
                     &mut epoch,
-                    limits.publishes,
                     &heartbeat,
                 )
                 .await;
@@ -208,7 +206,7 @@ impl Uplink {
                 health.error = Some(text);
                 health.connected = false;
             });
-            self.pause(wait, &mut delivery, &mut books, &heartbeat)
+            self.pause(wait, &mut delivery, &mut books, &mut receipts, &heartbeat)
                 .await;
         }
         self.note_health(|health| health.connected = false);
@@ -222,6 +220,16 @@ impl Uplink {
             tracing::warn!("store did not take the last acknowledgements");
         }
         tracing::info!("uplink stopped");
+    }
+
+    fn limits(&self) -> Limits {
+        let window = usize::from(self.config.window.max(1));
+        Limits {
+            records: window,
+            publishes: 2 * window + SPARE_PUBLISHES,
+            loaded: (2 * window).max(64),
+            refusals: REFUSALS,
+        }
     }
 
     /// A restart is a person's act: what was put aside gets another chance.
@@ -244,6 +252,7 @@ impl Uplink {
         wait: Duration,
         delivery: &mut Delivery<Record>,
         books: &mut Books,
+        receipts: &mut mpsc::Receiver<ReceiptOrder>,
         heartbeat: &Heartbeat,
     ) {
         let wait = tokio::time::sleep(wait);
@@ -254,9 +263,19 @@ impl Uplink {
                 () = &mut wait => return,
                 () = self.stop.cancelled() => return,
                 seqs = books.settled() => delivery.forget(&seqs),
+                Some(order) = receipts.recv() => self.settle(order, delivery, books),
                 _ = beat.tick() => heartbeat.beat(),
             }
         }
+    }
+
+    /// A receipt that came as a command.
+    fn settle(&self, order: ReceiptOrder, delivery: &mut Delivery<Record>, books: &mut Books) {
+        let newest = *self.store.last_seq().borrow();
+        let seqs = order.settle(self.config.ack, delivery, newest, self.clock.mono());
+        let acked = self.metrics.counter(Metric::UplinkAcked, &[]);
+        acked.add(seqs.len() as u64);
+        books.done.extend(seqs);
     }
 
     fn note_health(&self, change: impl FnOnce(&mut UplinkHealth)) {
@@ -276,9 +295,9 @@ impl Uplink {
         &mut self,
         delivery: &mut Delivery<Record>,
         books: &mut Books,
+        receipts: &mut mpsc::Receiver<ReceiptOrder>,
         evidence: Option<&mut EvidenceSender>,
         epoch: &mut u64,
-        inflight_limit: usize,
         heartbeat: &Heartbeat,
     ) -> Result<(), LinkError> {
         let stop = self.stop.clone();
@@ -308,7 +327,7 @@ impl Uplink {
                 topic: topics.status(),
                 payload: json(&will),
             }),
-            inflight_limit: u16::try_from(inflight_limit).unwrap_or(u16::MAX),
+            inflight_limit: u16::try_from(self.limits().publishes).unwrap_or(u16::MAX),
             max_incoming_bytes: MAX_INCOMING_BYTES,
             kept: None,
         };
@@ -347,6 +366,7 @@ impl Uplink {
             topics,
             delivery,
             books,
+            receipts,
             evidence,
             link,
             newest,
@@ -520,6 +540,7 @@ struct Session<'a> {
     topics: Topics,
     delivery: &'a mut Delivery<Record>,
     books: &'a mut Books,
+    receipts: &'a mut mpsc::Receiver<ReceiptOrder>,
     evidence: Option<&'a mut EvidenceSender>,
     link: Link,
     epoch: u64,
@@ -578,6 +599,9 @@ impl Session<'_> {
                         return Err(lost(&self.link, "the store is closed"));
                     }
                     self.exhausted = false;
+                }
+                Some(order) = self.receipts.recv() => {
+                    self.up.settle(order, self.delivery, self.books);
                 }
                 Ok(()) = self.resent.changed() => {
                     let through = self.resent.borrow_and_update().through;

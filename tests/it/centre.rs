@@ -231,6 +231,58 @@ fn each_command_is_done_once_and_answered_and_a_wrong_one_is_told_what_is_wrong(
 }
 
 #[test]
+fn a_receipt_as_a_command_frees_excepts_and_is_answered_where_the_centre_frees() {
+    let broker = Mosquitto::start();
+    let port = broker.port;
+    let mut listener = Listener::start(port);
+    let site = site(&broker.url());
+    let by_broker = site.read_config();
+    let by_centre = by_broker.replace("[uplink]\n", "[uplink]\nack = \"centre\"\n");
+    site.write_config(&by_centre);
+    let mut daemon = site.daemon();
+    let seq = |event: &Value| event["seq"].as_u64().unwrap();
+
+    // What was never issued is refused.
+    let opened = seq(&listener.finding("opened"));
+    let beyond = json!({"through": 1_000_000});
+    let refused = ask(&mut listener, port, "receipt", "c-1", &beyond);
+    assert_eq!(refused["outcome"], "refused", "{refused}");
+    let text = refused["text"].as_str().unwrap();
+    assert!(text.contains("1000000 was never issued"), "{text}");
+    assert!(refused["data"]["newest"].as_u64() >= Some(opened));
+
+    // The centre has it; then another, which it says it has not: that one comes again at once.
+    let known = json!({"through": opened});
+    let done = ask(&mut listener, port, "receipt", "c-2", &known);
+    assert_eq!(done["outcome"], "done", "{done}");
+    assert!(done["data"]["freed"].as_u64() >= Some(1), "{done}");
+    let updated = seq(&listener.finding("updated"));
+    let but_one = json!({"through": updated, "except": [updated]});
+    let done = ask(&mut listener, port, "receipt", "c-3", &but_one);
+    assert_eq!(done["data"]["again"], 1, "{done}");
+    let of_updated = |m: &&Heard| m.topic.contains("/finding/") && m.payload["seq"] == updated;
+    if listener.heard.iter().filter(of_updated).count() < 2 {
+        listener.wait_for("the record that it has not", |m| of_updated(&m));
+    }
+    let rest = json!({"through": updated});
+    let done = ask(&mut listener, port, "receipt", "c-4", &rest);
+    assert!(done["data"]["freed"].as_u64() >= Some(1), "{done}");
+
+    // Where the broker's word frees, there is nothing for it to do.
+    site.write_config(&by_broker);
+    daemon.signal("-HUP");
+    reported(&mut listener, "another line to the broker", |r| {
+        r["restarted"] == json!(["uplink"])
+    });
+    let refused = ask(&mut listener, port, "receipt", "c-5", &rest);
+    assert_eq!(refused["outcome"], "refused", "{refused}");
+    assert!(refused["text"].as_str().unwrap().contains("uplink.ack"));
+    // A repetition is not done again, and gets the answer again.
+    assert_eq!(ask(&mut listener, port, "receipt", "c-5", &beyond), refused);
+    assert!(daemon.terminate().success());
+}
+
+#[test]
 fn a_mute_marks_findings_survives_a_restart_and_is_audited() {
     let broker = Mosquitto::start();
     let port = broker.port;

@@ -64,13 +64,24 @@ fn a_changed_camera_begins_anew_and_another_loses_no_picture() {
         1,
         "its session goes on"
     );
-    assert_eq!(counter(&after, "capture_packets_lost_total", "wash"), 0);
+    // No packet is missing in the numbers of RTP, and no picture in those of the camera's stream: from
+    // its first on, each that came was decoded.
+    for metric in [
+        "capture_packets_lost_total",
+        "decode_pictures_missing_total",
+    ] {
+        let key = format!("{metric}{{camera=\"wash\"}}");
+        assert_eq!(after["counters"][key], json!(0), "{metric}");
+    }
+    let gone_on = |t: &Value| counter(t, "capture_units_total", "wash");
+    assert!(gone_on(&after) >= gone_on(&before) + 50, "{after:#}");
     let counters = after["counters"].as_object().unwrap();
     for (name, n) in counters.iter().filter(|(k, _)| k.contains("\"wash\"")) {
         let loss = [
             "capture_units_dropped",
             "capture_failures",
             "decode_errors",
+            "decode_pictures_missing",
             "decode_rebuilds",
         ];
         let is_loss = loss.iter().any(|l| name.starts_with(l));

@@ -291,6 +291,15 @@ pub struct Heard {
     pub properties: String,
 }
 
+impl Heard {
+    /// The user properties as an object.
+    pub fn headers(&self) -> Value {
+        let pairs = self.properties.split(' ').filter(|p| !p.is_empty());
+        let named = pairs.map(|p| p.split_once(':').unwrap_or((p, "")));
+        named.map(|(k, v)| (k.to_owned(), Value::from(v))).collect()
+    }
+}
+
 /// `mosquitto_sub` on all our topics: a client that is not ours.
 pub struct Listener {
     process: Process,
@@ -429,17 +438,25 @@ fn keeps_the_contract(message: &Heard) {
         kind,
         TopicKind::Receipt | TopicKind::Command(_) | TopicKind::ConfigDesired
     );
+    let is_evidence = matches!(kind, TopicKind::Evidence(..));
     // Empty: what was retained is over.
-    if from_centre || message.payload.is_null() {
+    if from_centre || (message.payload.is_null() && !is_evidence) {
         return;
     }
     let name = mingchu::app::schema::of_topic(&kind);
     let name = name.unwrap_or_else(|| panic!("{} has no schema", message.topic));
+    let headers = message.headers();
+    let (topic, payload) = (&message.topic, &message.payload);
+    // A file has its word beside it.
+    let payload = if is_evidence { &headers } else { payload };
     let errors: Vec<String> = schemas[&name]
-        .iter_errors(&message.payload)
+        .iter_errors(payload)
         .map(|e| format!("{}: {e}", e.instance_path()))
         .collect();
-    let (topic, payload) = (&message.topic, &message.payload);
+    if is_evidence {
+        let digest = mingchu::base::digest::sha256_hex(&message.bytes);
+        assert_eq!(headers["sha256"], digest, "{topic}");
+    }
     assert!(errors.is_empty(), "{topic}: {errors:#?}\n{payload:#}");
 }
 

@@ -37,6 +37,7 @@ pub(super) fn read_health(section: Section<'_, '_>) -> HealthConfig {
     };
     let config = HealthConfig {
         picture: PictureConfig {
+            masked: picture_seconds("masked_s", 2, picture.masked),
             frozen: picture_seconds("frozen_s", 5, picture.frozen),
             dark: picture_seconds("dark_s", 2, picture.dark),
             occluded: picture_seconds("occluded_s", 2, picture.occluded),
@@ -75,6 +76,7 @@ pub(super) fn of_camera(
     let unless_off =
         |fault, after: Option<Duration>| after.filter(|_| !device.off.contains(&fault));
     let picture = PictureConfig {
+        masked: unless_off(DeviceFault::Masked, site.picture.masked),
         frozen: unless_off(DeviceFault::Frozen, site.picture.frozen),
         dark: unless_off(DeviceFault::Dark, site.picture.dark),
         occluded: unless_off(DeviceFault::Occluded, site.picture.occluded),

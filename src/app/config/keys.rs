@@ -407,6 +407,14 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "health",
+        "masked_s",
+        "whole number, 2 to 86400",
+        "20",
+        Value("20"),
+        "The picture has been one plain colour without any noise for so many seconds, but for a small logo, text or clock, as when a privacy mask is on: the camera's state is `masked` and a finding opens.",
+    ),
+    key(
+        "health",
         "frozen_s",
         "whole number, 5 to 86400",
         "15",
@@ -480,7 +488,7 @@ pub const KEYS: &[Key] = &[
     key(
         "health",
         "off",
-        "list of `offline`, `no-video`, `frozen`, `dark`, `occluded`, `moved`, `defocused`, `clock`",
+        "list of `offline`, `no-video`, `masked`, `frozen`, `dark`, `occluded`, `moved`, `defocused`, `clock`",
         "[\"defocused\"]",
         Words("none"),
         "What is not looked for, and makes no finding. Cameras that are offline or without video stay so in their status and in the coverage.",
@@ -488,7 +496,7 @@ pub const KEYS: &[Key] = &[
     key(
         "health",
         "business_hours_only",
-        "list of `offline`, `no-video`, `frozen`, `dark`, `occluded`, `moved`, `defocused`, `clock`",
+        "list of `offline`, `no-video`, `masked`, `frozen`, `dark`, `occluded`, `moved`, `defocused`, `clock`",
         "[\"dark\"]",
         Value("[\"dark\"]"),
         "What is a finding in business hours only (`site.business_hours`; without them it is none). Outside of them coverage counts it as `off_schedule`. `[]`: everything counts always.",
@@ -616,7 +624,7 @@ pub const KEYS: &[Key] = &[
     key(
         "camera",
         "health_off",
-        "list of `offline`, `no-video`, `frozen`, `dark`, `occluded`, `moved`, `defocused`, `clock`",
+        "list of `offline`, `no-video`, `masked`, `frozen`, `dark`, `occluded`, `moved`, `defocused`, `clock`",
         "[\"moved\"]",
         Words("none"),
         "What is not looked for at this camera, besides `health.off`: `moved` for one that pans.",

@@ -1,7 +1,7 @@
 //! `mingchu demo`: an RTSP camera, an MQTT broker and the daemon in one process, with no config. Only
 //! the surroundings are the demo's own; the daemon is the one that `run` runs.
 mod broker;
-mod rtsp_server;
+pub mod rtsp_server;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::broker::DemoBroker;
 pub use self::broker::LOG_FILTER;
-use self::rtsp_server::{Clip, ClipUnit};
+use self::rtsp_server::{Clip, ClipUnit, Reports};
 use super::blocking::on_thread;
 use super::config::{self, CODES, Problems, SiteConfig, toml_text};
 use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
@@ -69,7 +69,10 @@ impl Drop for StateDir {
 }
 
 /// Reads a clip whole into memory.
-fn read_clip(path: &Path) -> anyhow::Result<Clip> {
+///
+/// # Errors
+/// It is no video, or there is no picture in it.
+pub fn read_clip(path: &Path) -> anyhow::Result<Clip> {
     let mut container = Clips.open(path)?;
     let codec = container.info().codec;
     let mut units = Vec::new();
@@ -108,7 +111,8 @@ async fn start_camera(stop: CancellationToken) -> anyhow::Result<String> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let url = format!("rtsp://{}/kitchen", listener.local_addr()?);
     tokio::spawn(async move {
-        if let Err(e) = rtsp_server::serve(listener, Arc::new(clip), stop).await {
+        if let Err(e) = rtsp_server::serve(listener, Arc::new(clip), Reports::default(), stop).await
+        {
             tracing::error!(err = %e, "the demo's camera ended");
         }
     });

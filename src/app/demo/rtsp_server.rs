@@ -1,7 +1,8 @@
 //! The demo's camera: a small RTSP 1.0 server that plays one clip in a loop, in real time.
 //!
 //! It exists so that `mingchu demo` needs no camera and no second program, and still goes the whole
-//! way: the daemon meets it over TCP as it would meet a camera. It is no general server: one video
+//! way: the daemon meets it over TCP as it would meet a camera. Tests use it too, where a camera must do
+//! what no other server can be asked for: have a wrong clock ([`Reports`]). It is no general server: one video
 //! stream under every path, RTP interleaved in the RTSP connection only (RFC 2326 section 10.12), no
 //! authentication, no seeking, and each client sees the clip from its beginning.
 //!
@@ -31,7 +32,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::base::time::{Clock as _, SystemClock, UtcMicros};
+use crate::base::time::{SharedClock, SystemClock, UtcMicros};
 use crate::capture::Codec;
 use crate::capture::nal::annex_b_units;
 
@@ -45,8 +46,6 @@ const IDLE: Duration = Duration::from_secs(60);
 const SEND_LIMIT: Duration = Duration::from_secs(5);
 /// Further behind than this we go on from now, instead of sending the past in one burst.
 const MAX_BEHIND: Duration = Duration::from_secs(2);
-/// Time between sender reports.
-const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// RTP payload bytes per packet: what fits an Ethernet frame, as cameras do it, though TCP would
 /// take more.
 const MAX_PAYLOAD_BYTES: usize = 1400;
@@ -77,6 +76,25 @@ pub struct Clip {
     pub duration_90k: i64,
 }
 
+/// What the camera says of its wall clock, in sender reports. A test gives it a clock that is off.
+#[derive(Clone, Debug)]
+pub struct Reports {
+    /// The camera's own clock.
+    pub clock: SharedClock,
+    /// Time between two reports; none comes but with a picture.
+    pub every: Duration,
+}
+
+impl Default for Reports {
+    /// The machine's clock, as often as cameras do.
+    fn default() -> Self {
+        Self {
+            clock: SystemClock::shared(),
+            every: Duration::from_secs(5),
+        }
+    }
+}
+
 /// Serves `clip` to whoever connects, until `stop`.
 ///
 /// # Errors
@@ -85,9 +103,10 @@ pub struct Clip {
 pub async fn serve(
     listener: TcpListener,
     clip: Arc<Clip>,
+    reports: Reports,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let stream = Arc::new(Stream::new(clip)?);
+    let stream = Arc::new(Stream::new(clip, reports)?);
     let mut clients = JoinSet::new();
     loop {
         tokio::select! {
@@ -123,6 +142,7 @@ pub async fn serve(
 /// The clip and what is said of it.
 struct Stream {
     clip: Arc<Clip>,
+    reports: Reports,
     /// Index of the unit a round begins with: the first key unit.
     first: usize,
     /// Length of a round, above the time between any two of its pictures.
@@ -132,7 +152,7 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(clip: Arc<Clip>) -> anyhow::Result<Self> {
+    fn new(clip: Arc<Clip>, reports: Reports) -> anyhow::Result<Self> {
         let first = clip.units.iter().position(|u| u.is_key);
         let first = first.context("the demo clip has no key picture")?;
         let sdp = describe(clip.codec, &clip.units[first].data)
@@ -150,6 +170,7 @@ impl Stream {
         let round_90k = clip.duration_90k.max(span.saturating_add(1));
         Ok(Self {
             clip,
+            reports,
             first,
             round_90k,
             sdp,
@@ -498,8 +519,9 @@ impl<'a> Player<'a> {
         // RTP timestamps wrap.
         let timestamp = self.rtp_origin.wrapping_add(media_90k as u32);
         if now >= self.next_report {
-            self.next_report = now + REPORT_EVERY;
-            let report = self.packets.sender_report(SystemClock.utc(), timestamp);
+            let Reports { clock, every } = &self.stream.reports;
+            self.next_report = now + *every;
+            let report = self.packets.sender_report(clock.utc(), timestamp);
             put_interleaved(self.channels.rtcp, &[&report], output);
         }
         let unit = &self.stream.clip.units[self.next];
@@ -699,7 +721,7 @@ mod tests {
         fn connect(buffer: usize) -> (Self, tokio::task::JoinHandle<io::Result<()>>) {
             let (socket, server) = tokio::io::duplex(buffer);
             let task = tokio::spawn(async move {
-                let stream = Stream::new(clip()).unwrap();
+                let stream = Stream::new(clip(), Reports::default()).unwrap();
                 converse(server, &stream, CancellationToken::new()).await
             });
             let (input, cseq) = (BytesMut::new(), 0);
@@ -788,7 +810,7 @@ mod tests {
 
     #[test]
     fn the_description_carries_the_parameter_sets() {
-        let sdp = Stream::new(clip()).unwrap().sdp;
+        let sdp = Stream::new(clip(), Reports::default()).unwrap().sdp;
         assert!(sdp.contains("a=rtpmap:96 H264/90000\r\n"), "{sdp}");
         assert!(
             sdp.contains("profile-level-id=64001F;sprop-parameter-sets=Z2QAHwk=,aAgH\r\n"),
@@ -812,7 +834,7 @@ mod tests {
         let refused = |change: fn(&mut Clip)| {
             let mut c = (*clip()).clone();
             change(&mut c);
-            Stream::new(Arc::new(c)).is_err()
+            Stream::new(Arc::new(c), Reports::default()).is_err()
         };
         assert!(refused(|c| c.units.clear()));
         assert!(refused(|c| c.units[0].is_key = false));
@@ -927,7 +949,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let server = tokio::spawn(serve(listener, clip(), stop.clone()));
+        let server = tokio::spawn(serve(listener, clip(), Reports::default(), stop.clone()));
         let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
         client
             .write_all(b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n")
@@ -1015,7 +1037,7 @@ mod tests {
                 prop::collection::vec(any::<u8>(), 0..30),
             ], 0..12),
         ) {
-            let stream = Stream::new(clip()).unwrap();
+            let stream = Stream::new(clip(), Reports::default()).unwrap();
             let (mut input, mut output) = (BytesMut::from(&pieces.concat()[..]), Vec::new());
             let mut session = Session::new();
             while let Some(request) = take_request(&mut input, &mut output) {

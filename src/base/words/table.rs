@@ -154,7 +154,16 @@ words! {
         evidence_removed(files, findings, limit) = "{files} files of {findings} findings removed to stay within evidence.{limit}", "为不超过 evidence.{limit}，已删除 {findings} 个问题的 {files} 个文件";
         not_sent(kind, finding, why) = "{kind} of finding {finding} is not sent: {why}", "问题 {finding} 的 {kind} 未发送：{why}";
         config_unreadable(why) = "the config on config/desired is refused: {why}", "config/desired 上的配置被拒绝：{why}";
-        clock_stepped(by, was, is) = "the site's clock was set by {by}: from {was} to {is}; what was recorded stays as it is", "本机时钟被调整 {by}：从 {was} 到 {is}，已有记录保持不变";
+        back = "back", "后退";
+        forward = "forward", "前进";
+        went(side, by) = "went {side} by at least {by} while the site was stopped", "在停机期间{side}至少 {by}";
+        stepped(side, by) = "was stepped {side} by {by}", "{side} {by}";
+        stepped_often(count, side, by) = "was stepped {count} times, together {side} by {by}", "调整 {count} 次，共{side} {by}";
+        clock_stepped(what, from, to) = "the site's clock {what}, from {from} to {to}; findings, coverage and evidence recorded before are kept with the times they have", "本机时钟{what}，从 {from} 到 {to}；此前记录的问题、监测时间和证据均按原时间保留";
+        seconds(seconds) = "{seconds} s", "{seconds} 秒";
+        minutes(minutes, seconds) = "{minutes} min {seconds} s", "{minutes} 分 {seconds} 秒";
+        hours(hours, minutes, seconds) = "{hours} h {minutes} min {seconds} s", "{hours} 小时 {minutes} 分 {seconds} 秒";
+        days(days, hours, minutes, seconds) = "{days} d {hours} h {minutes} min {seconds} s", "{days} 天 {hours} 小时 {minutes} 分 {seconds} 秒";
         mute_over(about) = "{about} is not muted any more: its time is over", "{about} 已恢复提醒：静音时间已到";
     }
 
@@ -191,6 +200,11 @@ words! {
         config_mistakes(count) = "{count} mistakes; the config before stays", "{count} 处错误，继续使用原配置";
         nothing_to_resend = "nothing of it is in the ledger any more", "台账中已没有这些记录";
         sent_again(count) = "{count} sent again", "已重新发送 {count} 条";
+        receipts_wait = "other receipts wait for the line that sends records", "其他回执正在等待发送线路处理";
+        receipted(freed, again) = "{freed} freed, {again} sent again", "已确认 {freed} 条，重新发送 {again} 条";
+        never_issued(seq, newest) = "record {seq} was never issued here: the newest is {newest}", "记录 {seq} 从未发出，最新为 {newest}";
+        freed_by_broker = "records are freed by the broker's acknowledgement here (`uplink.ack` is `broker`)", "本站点以消息服务器的确认为准（`uplink.ack` 为 `broker`）";
+        no_line = "the line that sends records is not there: send it again later", "发送线路不可用，请稍后再发";
         nobody_looks = "no rule looks for it", "没有规则监测此项";
         seen = "it was seen", "再次看到";
         not_seen = "the camera watched, and it was not seen", "摄像头正常监测，未再看到";

@@ -16,6 +16,7 @@ const FPS: u64 = 4;
 /// Far shorter than a site's, so that a clip of seconds would show a false alarm.
 fn quick() -> PictureConfig {
     PictureConfig {
+        masked: Some(3 * S),
         frozen: Some(10 * S),
         dark: Some(3 * S),
         occluded: Some(3 * S),
@@ -83,6 +84,25 @@ impl Luma {
                 .map(|i| 90 + (i % width * 40 / width) as u8)
                 .collect(),
         }
+    }
+
+    /// What the camera sends while its privacy mask is on: one colour, a logo, and a clock of `digits`
+    /// with the soft edges that coding gives them.
+    fn privacy_mask(&self, level: u8, digits: u64) -> Self {
+        let (width, height) = (self.width, self.rows.len() / self.width);
+        let mut out = self.map(|_| level);
+        let mut mark = |x0: usize, y0: usize, w: usize, h: usize, seed: u64| {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            for y in y0..y0 + h {
+                for x in (x0..x0 + w).step_by(4) {
+                    let v = level.wrapping_add(rng.u8(40..200));
+                    out.rows[y * width + x..][..4].copy_from_slice(&[level ^ 1, v, v, level ^ 2]);
+                }
+            }
+        };
+        mark(width / 2, height / 2, width / 10, height / 8, 1);
+        mark(16, 16, width / 4, height / 30, digits);
+        out
     }
 }
 
@@ -288,6 +308,30 @@ fn standing_still_shows_on(pictures: &[Luma]) {
     );
 }
 
+/// The lens is masked for a while, with a clock that runs on and without anything that changes.
+fn a_privacy_mask_shows_on(pictures: &[Luma]) {
+    let used = used_to(pictures);
+    for (level, ticks) in [(16, true), (60, false), (126, true), (180, false)] {
+        let mut camera = used.clone();
+        let told: Vec<_> = (0..20 * FPS)
+            .map(|n| camera.see(&pictures[0].privacy_mask(level, if ticks { n } else { 0 })))
+            .collect();
+        let first = told.iter().position(Option::is_some).unwrap_or(0) as u64;
+        assert!((3 * FPS..4 * FPS + 1).contains(&first), "{level}: {told:?}");
+        let others = told
+            .iter()
+            .flatten()
+            .filter(|f| **f != PictureFault::Masked);
+        assert_eq!(others.count(), 0, "{level}: {told:?}");
+        assert_eq!(told.last(), Some(&Some(PictureFault::Masked)));
+        let after = camera.watch(8, pictures, Luma::clone);
+        assert!(
+            after[3 * FPS as usize..].iter().all(Option::is_none),
+            "{level}, after: {after:?}"
+        );
+    }
+}
+
 fn lamps_are_no_fault_on(pictures: &[Luma]) {
     let mut camera = used_to(pictures);
     let mut told = Vec::new();
@@ -303,6 +347,40 @@ fn each_fault_shows_on_the_demos_clip_and_lamps_show_none() {
     let pictures = clip_luma(&demo_clip());
     each_fault_shows_on(&pictures[..16]);
     lamps_are_no_fault_on(&pictures[..16]);
+}
+
+#[test]
+fn a_privacy_mask_is_told_apart_from_the_dark_and_from_what_stands_still() {
+    let pictures = clip_luma(&demo_clip());
+    a_privacy_mask_shows_on(&pictures[..16]);
+    let used = used_to(&pictures[..16]);
+    let told_of = |seconds: u64, show: &dyn Fn(&mut Camera, u64) -> Option<PictureFault>| {
+        let mut camera = used.clone();
+        let told: Vec<_> = (0..seconds * FPS).map(|n| show(&mut camera, n)).collect();
+        let masked = told
+            .iter()
+            .flatten()
+            .filter(|f| **f == PictureFault::Masked);
+        assert_eq!(masked.count(), 0, "{told:?}");
+        *told.last().unwrap()
+    };
+    // Too short; and another colour every second is no mask.
+    let plain = |level: u8, n| pictures[0].privacy_mask(level, n);
+    assert_eq!(told_of(2, &|c, n| c.see(&plain(126, n))), None);
+    told_of(10, &|c, n| c.see(&plain(60 + (n / FPS) as u8 * 9, n)));
+    // Black, but for its key pictures, in which the coder keeps the noise.
+    let night = |c: &mut Camera, n: u64| {
+        if n.is_multiple_of(2 * FPS) {
+            c.see_with_noise(&plain(16, n))
+        } else {
+            c.see(&plain(16, n))
+        }
+    };
+    assert_eq!(told_of(20, &night), Some(PictureFault::Dark));
+    // White, to which a sensor clips.
+    told_of(20, &|c, n| c.see(&plain(235, n)));
+    // A smooth wall with the faintest noise.
+    told_of(20, &|c, _| c.see_with_noise(&pictures[0].map(|_| 120)));
 }
 
 #[test]
@@ -415,6 +493,7 @@ fn a_new_view_is_the_usual_one_after_an_hour() {
 fn what_is_off_is_not_looked_for() {
     let pictures = clip_luma(&demo_clip());
     let mut camera = Camera::new(&PictureConfig {
+        masked: None,
         frozen: None,
         dark: None,
         occluded: None,
@@ -442,6 +521,7 @@ fn each_fault_shows_on_real_clips_of_fixed_cameras() {
         let pictures = clip_luma(&shared(name));
         let few = pictures.len().min(16);
         each_fault_shows_on(&pictures[..few]);
+        a_privacy_mask_shows_on(&pictures[..few]);
         standing_still_shows_on(&pictures[..few]);
         lamps_are_no_fault_on(&pictures[..few]);
     }

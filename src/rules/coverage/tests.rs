@@ -17,6 +17,7 @@ struct Site {
     shelf: BTreeMap<String, HourAccount>,
     reports: Vec<HourReport>,
     gaps: Vec<Gap>,
+    steps_ms: Vec<i64>,
 }
 
 impl Site {
@@ -36,6 +37,7 @@ impl Site {
             shelf: BTreeMap::new(),
             reports: Vec::new(),
             gaps: Vec::new(),
+            steps_ms: Vec::new(),
         };
         site.take(outcome);
         site
@@ -50,6 +52,7 @@ impl Site {
             self.shelf.remove(&key);
         }
         self.gaps.extend(outcome.gaps);
+        self.steps_ms.extend(outcome.stepped_ms);
         self.ledger.check_invariants();
     }
 
@@ -182,6 +185,7 @@ fn a_clock_stepped_forward_a_day_is_named_and_nothing_recorded_is_lost() {
     assert_eq!((again.hour, again.revision), (UtcMicros(T * 1000), 2));
     // What was lived before the first step is still there.
     assert_eq!(again.cameras["wok-1"].watched_ms, 61_000);
+    assert_eq!(site.steps_ms, [24 * HOUR, -24 * HOUR]);
     site.check();
 }
 
@@ -205,6 +209,23 @@ fn a_clock_stepped_back_a_day_reports_the_running_hour_first() {
         UtcMicros((T - 24 * HOUR) * 1000),
         "it goes on a day earlier"
     );
+    site.check();
+}
+
+#[test]
+fn a_clock_that_went_back_while_the_site_was_stopped_is_a_step_of_so_much_at_least() {
+    let mut site = Site::new(&["wok-1"], T);
+    site.live(600, WATCHED);
+    site.save();
+    site.restart(-24 * HOUR);
+    assert_eq!(site.steps_ms, [-24 * HOUR]);
+    // A second or so may have been corrected at the start.
+    site.live(10, WATCHED);
+    site.save();
+    site.restart(-1500);
+    // Forward it is no step: the site was stopped.
+    site.restart(48 * HOUR);
+    assert_eq!(site.steps_ms, [-24 * HOUR]);
     site.check();
 }
 
@@ -249,6 +270,7 @@ fn small_corrections_of_the_clock_are_no_steps() {
     }
     site.live(5, WATCHED);
     assert_eq!(site.reports.len(), 1);
+    assert!(site.steps_ms.is_empty());
     assert_eq!(site.reports[0].cameras["wok-1"], totals(3_600_000, &[]));
 }
 

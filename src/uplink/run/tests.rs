@@ -18,6 +18,7 @@ use crate::uplink::config::TlsConfig;
 use crate::uplink::evidence::EvidenceItem;
 use crate::uplink::payload::tests::{camera_report, finding, site};
 use crate::uplink::payload::{FindingData, FindingEvent, OutboxStatus};
+use crate::uplink::receipts::receipt_orders;
 use crate::uplink::record::Shelf;
 use crate::uplink::store::Store;
 use crate::uplink::subscriber::{Heard, Subscriber};
@@ -141,6 +142,7 @@ impl Site {
             metrics: self.metrics.clone(),
             clock: self.clock.clone(),
             evidence: Some(self.evidence.clone()),
+            receipts: receipt_orders().1,
             heartbeats: Heartbeats::new(self.clock.clone()),
             stop: self.stop.clone(),
         };
