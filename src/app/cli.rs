@@ -432,7 +432,7 @@ pub fn main() -> Outcome {
                     login: login(args.username, args.password_file.as_ref())?,
                     duration: args.seconds.map(Duration::from_secs),
                 };
-                demo::run(options, terminal).await
+                Box::pin(demo::run(options, terminal)).await
             }
         }
     })

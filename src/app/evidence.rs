@@ -13,17 +13,20 @@ use uuid::Uuid;
 
 use super::analytics::clock_state;
 use super::blocking::on_thread;
+use super::desk::NotSent;
+use super::footage::can_blur;
 use super::health::Problems;
 use crate::base::geometry::NormRect;
 use crate::base::ids::{CameraIx, CameraSlots};
 use crate::base::metrics::{Metric, Metrics};
 use crate::base::time::{FrameStamp, SharedClock};
 use crate::capture::AccessUnit;
-use crate::detect::{Analysed, ClassInfo, Models};
+use crate::detect::{Analysed, ClassInfo, LoadedModel, Models};
 use crate::evidence::{
-    BundleWriter, ClipSpan, ClipState, ClockWord, Draft, EvidenceConfig, EvidenceIndex,
-    EvidenceSettings, Faces, Job, Jobs, Keeper, Marked, ModelWord, Picture, Pictures, Redact,
-    RedactionWord, Remux, SiteName, Told, folder_of, pictures,
+    BlurError, Blurrer, Blurs, BundleWriter, ClipFile, ClipSpan, ClipState, ClockWord, Draft,
+    EvidenceConfig, EvidenceIndex, EvidenceSettings, Faces, Footage, Job, Jobs, Keeper, Marked,
+    ModelWord, Picture, Pictures, Redact, RedactionWord, Remux, SiteName, Told, folder_of,
+    pictures,
 };
 use crate::rules::FindingChange;
 use crate::uplink::{
@@ -66,11 +69,7 @@ pub struct Words {
 impl Words {
     /// For a site with these models.
     pub fn new(models: &Models, config_sha256: String) -> Self {
-        let words = models.models().iter().map(|m| ModelWord {
-            name: m.card.name.clone(),
-            version: m.card.version.clone(),
-            sha256: m.card.sha256.clone(),
-        });
+        let words = models.models().iter().map(word);
         Self {
             config_sha256,
             labels: models.classes().iter().map(|c| c.label.clone()).collect(),
@@ -80,8 +79,17 @@ impl Words {
     }
 }
 
+/// A model, as entries name it.
+pub(super) fn word(model: &LoadedModel) -> ModelWord {
+    ModelWord {
+        name: model.card.name.clone(),
+        version: model.card.version.clone(),
+        sha256: model.card.sha256.clone(),
+    }
+}
+
 /// By class, whether it is a face or a head: by its name, or by being a state of such a thing.
-fn faces(classes: &[ClassInfo]) -> Vec<bool> {
+pub(super) fn faces(classes: &[ClassInfo]) -> Vec<bool> {
     let named = |c: &ClassInfo| {
         let word = c.label.split('-').next();
         matches!(word, Some("face" | "head"))
@@ -222,14 +230,28 @@ impl EvidenceDesk {
         (desk, keeper)
     }
 
+    /// What blurs clips that are asked for; none where no evidence is kept.
+    pub fn blurrer(
+        &self,
+        footage: Box<dyn Footage>,
+        clock: SharedClock,
+    ) -> Option<(Blurrer, Blurs)> {
+        let keeping = self.keeping.as_ref().ok()?;
+        let (dir, jobs) = (self.settings.now().dir, keeping.jobs.clone());
+        Some(Blurrer::new(&dir, jobs, footage, &self.metrics, clock))
+    }
+
     /// What answers the centre when it asks for pictures.
     pub fn answers(
         &self,
         store: StoreHandle,
         slots: CameraSlots,
         clock: SharedClock,
+        blurs: Option<Blurs>,
     ) -> EvidenceAnswers {
         EvidenceAnswers {
+            settings: self.settings.clone(),
+            blurs,
             slots,
             snapshots: self.snapshots.clone(),
             index: self.keeping.as_ref().ok().map(|k| k.index.clone()),
@@ -267,20 +289,33 @@ impl EvidenceDesk {
         data.missing.clone_from(missing);
         let clip = self.keeping.as_ref().ok();
         match clip.and_then(|k| k.index.clip(data.finding)) {
-            Some(ClipState::Ready(clip)) => data.evidence.push(EvidenceRef {
-                kind: "clip".to_owned(),
-                media: MP4.to_owned(),
-                sha256: clip.sha256,
-                bytes: clip.bytes,
-                redacted: false,
-                n: (!clip.sealed).then_some(CLIP_N),
-                withheld: clip.sealed.then(|| CLIP_WITHHELD.to_owned()),
-            }),
+            Some(ClipState::Ready(clip)) => data.evidence.push(self.clip_ref(clip)),
             Some(ClipState::Missing(why)) => data.missing.push(MissingEvidence {
                 kind: "clip".to_owned(),
                 why,
             }),
             Some(ClipState::Pending | ClipState::Deleted) | None => {}
+        }
+    }
+
+    fn clip_ref(&self, clip: ClipFile) -> EvidenceRef {
+        let may_leave = !clip.sealed && self.settings.now().redact == Redact::Off;
+        let (n, withheld) = match can_blur(&self.words.faces) {
+            _ if may_leave => (Some(CLIP_N), None),
+            Ok(()) => (Some(CLIP_N), Some(CLIP_WITHHELD.to_owned())),
+            Err(why) => (
+                None,
+                Some(format!("faces in it cannot be blurred here: {why}")),
+            ),
+        };
+        EvidenceRef {
+            kind: "clip".to_owned(),
+            media: MP4.to_owned(),
+            sha256: clip.sha256,
+            bytes: clip.bytes,
+            redacted: clip.redacted,
+            n,
+            withheld,
         }
     }
 
@@ -528,6 +563,10 @@ fn leaving(
 /// answer names the topic they will come on.
 #[derive(Clone, Debug)]
 pub struct EvidenceAnswers {
+    /// What policy says now.
+    pub settings: EvidenceSettings,
+    /// Who blurs clips; `None` if nobody can.
+    pub blurs: Option<Blurs>,
     /// Which camera has which name.
     pub slots: CameraSlots,
     /// Where pictures are taken.
@@ -589,23 +628,35 @@ impl EvidenceAnswers {
         Ok(answer)
     }
 
-    /// Queues the clip of `finding`.
+    /// Queues the clip of `finding`, or a copy of it without faces where policy wants that.
     ///
     /// # Errors
-    /// Why there is none that may leave, for people.
-    pub async fn send_clip(&self, finding: Uuid) -> Result<serde_json::Value, String> {
-        let index = self.index.as_ref().ok_or("no evidence is kept here")?;
-        let clip = match index.clip(finding) {
-            Some(ClipState::Ready(clip)) if clip.sealed => {
-                return Err(format!("withheld: {CLIP_WITHHELD}"));
+    /// Why there is none that may leave.
+    pub async fn send_clip(&self, finding: Uuid) -> Result<serde_json::Value, NotSent> {
+        let refused = |why: &str| NotSent::Refused(why.to_owned());
+        let index = self.index.as_ref();
+        let index = index.ok_or_else(|| refused("no evidence is kept here"))?;
+        let may_leave = self.settings.now().redact == Redact::Off;
+        let there = index.clip(finding);
+        let original = match &there {
+            Some(ClipState::Ready(clip)) => Some(clip.sha256.clone()),
+            _ => None,
+        };
+        let clip = match (there, index.blurred_of(finding)) {
+            (Some(ClipState::Ready(clip)), _) if may_leave && !clip.sealed => clip,
+            // It may outlive what it was made from.
+            (_, Some(blurred)) => blurred,
+            (Some(ClipState::Ready(clip)), None) => self.blurred(finding, clip).await?,
+            (Some(ClipState::Pending), _) => {
+                return Err(NotSent::Failed("its end has not come yet".to_owned()));
             }
-            Some(ClipState::Ready(clip)) => clip,
-            Some(ClipState::Pending) => return Err("its end has not come yet".to_owned()),
-            Some(ClipState::Missing(why)) => return Err(format!("there is none: {why}")),
-            Some(ClipState::Deleted) => {
-                return Err("it was removed to stay within the budget".to_owned());
+            (Some(ClipState::Missing(why)), _) => {
+                return Err(NotSent::Refused(format!("there is none: {why}")));
             }
-            None => return Err("there is no evidence of it any more".to_owned()),
+            (Some(ClipState::Deleted), _) => {
+                return Err(refused("it was removed to stay within the budget"));
+            }
+            (None, _) => return Err(refused("there is no evidence of it any more")),
         };
         let item = EvidenceItem {
             finding,
@@ -615,12 +666,28 @@ impl EvidenceAnswers {
             file: clip.path,
             sha256: clip.sha256,
             bytes: clip.bytes,
-            redacted: false,
+            redacted: clip.redacted,
             class: clip.class,
             queued_us: self.clock.utc().0,
             once: false,
         };
-        self.queue(item).await
+        let mut answer = self.queue(item).await.map_err(NotSent::Failed)?;
+        if clip.redacted {
+            answer["made_from"] = original.into();
+        }
+        Ok(answer)
+    }
+
+    /// A copy of `clip` without faces; made, if it was not yet.
+    async fn blurred(&self, finding: Uuid, clip: ClipFile) -> Result<ClipFile, NotSent> {
+        let nobody = || NotSent::Refused("withheld: nothing here blurs faces in clips".to_owned());
+        let blurs = self.blurs.as_ref().ok_or_else(nobody)?;
+        let answer = tokio::time::timeout(BLUR_WAIT, blurs.ask(finding, clip)).await;
+        match answer {
+            Ok(Ok(answer)) => answer.map_err(not_sent),
+            Ok(Err(_)) => Err(not_sent(BlurError::GivenUp)),
+            Err(_) => Err(not_sent(BlurError::OutOfTime)),
+        }
     }
 
     async fn queue(&self, item: EvidenceItem) -> Result<serde_json::Value, String> {
@@ -638,6 +705,16 @@ impl EvidenceAnswers {
     }
 }
 
+/// A value, since whoever calls this has no more use for it.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn not_sent(e: BlurError) -> NotSent {
+    if e.is_final() {
+        NotSent::Refused(e.to_string())
+    } else {
+        NotSent::Failed(e.to_string())
+    }
+}
+
 impl super::desk::Pictures for EvidenceAnswers {
     fn snapshot(&self, camera: String) -> BoxFuture<'static, Result<serde_json::Value, String>> {
         let this = self.clone();
@@ -650,12 +727,14 @@ impl super::desk::Pictures for EvidenceAnswers {
         .boxed()
     }
 
-    fn clip(&self, finding: Uuid) -> BoxFuture<'static, Result<serde_json::Value, String>> {
+    fn clip(&self, finding: Uuid) -> BoxFuture<'static, Result<serde_json::Value, NotSent>> {
         let this = self.clone();
         async move { this.send_clip(finding).await }.boxed()
     }
 }
 
+/// A clip that is being blurred, and those that wait before it, take no longer.
+const BLUR_WAIT: std::time::Duration = std::time::Duration::from_secs(1800);
 /// A camera that sees is looked at once a second at least.
 const SNAPSHOT_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
 /// Folder of pictures that wait to be sent and belong to no finding.
@@ -667,8 +746,9 @@ fn snapshot_id(snapshot: &Snapshot) -> Uuid {
     id_of(name.as_bytes())
 }
 
-/// Why a clip stays at the site under the policy `faces`.
-pub const CLIP_WITHHELD: &str = "faces in clips are not blurred";
+/// Why a clip stays at the site under the policy `faces`, where a copy of it may leave.
+pub const CLIP_WITHHELD: &str =
+    "it stays at the site; the command `clip` sends a copy with faces blurred";
 
 /// What is done with the evidence thread's word: the site's problems, and a notice to the centre.
 pub fn teller(

@@ -18,6 +18,7 @@ mod device;
 mod evidence;
 pub mod exit;
 pub mod explain;
+mod footage;
 mod health;
 mod logging;
 mod models;

@@ -1,4 +1,5 @@
-//! What is signed: one line of JSON for each bundle, and for each removal of files.
+//! What is signed: one line of JSON for each bundle, for each file made from one of a bundle later, and
+//! for each removal of files.
 //!
 //! # Format
 //!
@@ -6,7 +7,8 @@
 //! [`Entry`]; the last one is `signature`. What is signed (Ed25519, RFC 8032) is the line without the
 //! line feed and without the signature: take out `,"signature":"<128 hex digits>"`, the bytes left are
 //! the message. The *digest* of an entry is the SHA-256 of the whole line with its line feed, which for
-//! a bundle is also the SHA-256 of its `manifest.json`. `previous` is the digest of the entry before, 64
+//! a bundle is also the SHA-256 of its `manifest.json`, and for a blurred clip that of its
+//! `blurred.json`. `previous` is the digest of the entry before, 64
 //! zeros for the first; `index` counts from 0 without gaps.
 //!
 //! Whoever checks an entry works on these bytes and never writes JSON anew, so there is no second form
@@ -62,6 +64,8 @@ pub enum Body {
     Bundle(Box<BundleBody>),
     /// Files of bundles that were removed.
     Deleted(DeletedBody),
+    /// A file that was made from one of a bundle after the bundle was signed.
+    Derived(Box<DerivedBody>),
 }
 
 /// What is known of a bundle when its finding opens.
@@ -148,6 +152,33 @@ pub struct Missing {
     pub name: String,
     /// Why, for people.
     pub why: String,
+}
+
+/// A file that was made from one of a bundle after the bundle was signed, so that it may leave the site.
+/// A copy of the entry lies beside it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DerivedBody {
+    /// Which finding.
+    pub finding: Uuid,
+    /// The bundle's folder, where the new file lies too.
+    pub folder: String,
+    /// [`DerivedBody::BLURRED`].
+    pub how: String,
+    /// What it was made from, as in the bundle's entry.
+    pub from: FileEntry,
+    /// What was made.
+    pub file: FileEntry,
+    /// How many pictures it has.
+    pub pictures: u32,
+    /// The models that looked for faces.
+    pub models: Vec<ModelWord>,
+    /// What was done to the pictures; a face that was lost and found again counts twice.
+    pub redaction: RedactionWord,
+}
+
+impl DerivedBody {
+    /// Every face blurred, and encoded anew.
+    pub const BLURRED: &str = "blurred";
 }
 
 /// Files that were removed.

@@ -87,7 +87,9 @@ pub struct SnapshotArgs {
     pub camera: String,
 }
 
-/// `clip`: the clip of a finding, faces blurred.
+/// `clip`: the clip of a finding; where policy wants it, a copy with faces blurred, which takes about as
+/// long to make as it is, and longer on a small box. `done` names topic, digest and size, and with
+/// `made_from` the digest of the original, as the finding has it; `refused` says why nothing may leave.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClipArgs {

@@ -99,7 +99,7 @@ fn site(labels: &[&str], redact: Redact, prepare: impl FnOnce(&Path)) -> Site {
         &metrics,
         clock.clone(),
     );
-    let answers = desk.answers(store, CameraSlots::default(), clock);
+    let answers = desk.answers(store, CameraSlots::default(), clock, None);
     Site {
         desk,
         answers,
@@ -192,7 +192,8 @@ async fn a_blind_camera_gives_no_snapshot_and_an_unknown_finding_no_clip() {
         .send_clip(Uuid::from_u128(1))
         .await
         .unwrap_err();
-    assert_eq!(why, "there is no evidence of it any more");
+    let expected = "there is no evidence of it any more".to_owned();
+    assert_eq!(why, NotSent::Refused(expected));
 }
 
 #[test]

@@ -204,6 +204,7 @@ fn names(body: &Body) -> Vec<&str> {
     match body {
         Body::Bundle(b) => b.files.iter().map(|f| f.name.as_str()).collect(),
         Body::Deleted(d) => d.files.iter().map(|f| f.name.as_str()).collect(),
+        Body::Derived(d) => vec![d.file.name.as_str()],
     }
 }
 
