@@ -24,9 +24,9 @@ use crate::capture::AccessUnit;
 use crate::detect::{Analysed, ClassInfo, LoadedModel, Models};
 use crate::evidence::{
     BlurError, Blurrer, Blurs, BundleWriter, ClipFile, ClipSpan, ClipState, ClockWord, Draft,
-    EvidenceConfig, EvidenceIndex, EvidenceSettings, Faces, Footage, Job, Jobs, Keeper, Marked,
-    ModelWord, Picture, Pictures, Redact, RedactionWord, Remux, SiteName, Told, folder_of,
-    pictures,
+    EvidenceConfig, EvidenceIndex, EvidenceSettings, FRAME, Faces, Footage, Job, Jobs, Keeper,
+    Marked, ModelWord, Picture, Pictures, Redact, RedactionWord, Remux, SiteName, SnapshotBody,
+    Told, folder_of, pictures,
 };
 use crate::rules::FindingChange;
 use crate::uplink::{
@@ -114,6 +114,12 @@ pub struct Snapshot {
     pub redacted: bool,
     /// When the camera's picture was received.
     pub stamp: FrameStamp,
+    /// What was done to it.
+    pub redaction: RedactionWord,
+    /// SHA-256 of the config's text.
+    pub config_sha256: String,
+    /// The models that looked at it.
+    pub models: Vec<ModelWord>,
 }
 
 /// Why there is no snapshot, for people.
@@ -254,7 +260,7 @@ impl EvidenceDesk {
             blurs,
             slots,
             snapshots: self.snapshots.clone(),
-            index: self.keeping.as_ref().ok().map(|k| k.index.clone()),
+            kept: self.keeping.as_ref().map(Kept::of).map_err(Clone::clone),
             outbox: self.outbox.clone(),
             store,
             clock,
@@ -445,7 +451,6 @@ impl EvidenceDesk {
         made: &Pictures,
         config: &EvidenceConfig,
     ) -> Draft {
-        let clock = clock_state();
         let opened = change.stamp.received_utc;
         Draft {
             finding: data.finding,
@@ -454,10 +459,7 @@ impl EvidenceDesk {
             code: data.code.clone(),
             class: data.class,
             opened: opened.to_string(),
-            clock: ClockWord {
-                synced: clock.synced,
-                source: clock.source,
-            },
+            clock: clock_word(),
             config_sha256: self.words.config_sha256.clone(),
             models: self.words.models.clone(),
             redaction: RedactionWord {
@@ -514,6 +516,10 @@ impl EvidenceDesk {
         }
         let config = self.settings.now();
         let made = self.pictures(analysed, &[], &config).and_then(|mut made| {
+            let redaction = RedactionWord {
+                policy: config.redact.as_str().to_owned(),
+                faces: made.faces,
+            };
             let frame = made.pictures.swap_remove(0);
             match frame.withheld {
                 Some(why) => Err(why),
@@ -522,6 +528,9 @@ impl EvidenceDesk {
                     sha256: frame.sha256,
                     redacted: frame.redacted,
                     stamp: analysed.frame.stamp,
+                    redaction,
+                    config_sha256: self.words.config_sha256.clone(),
+                    models: self.words.models.clone(),
                 }),
             }
         });
@@ -553,10 +562,34 @@ fn leaving(
             redacted: reference.redacted,
             class: data.class,
             queued_us: stamp.received_utc.0,
-            once: false,
         })
     };
     pictures.filter_map(item).collect()
+}
+
+/// How far times of now can be trusted.
+fn clock_word() -> ClockWord {
+    let clock = clock_state();
+    ClockWord {
+        synced: clock.synced,
+        source: clock.source,
+    }
+}
+
+/// What there is, and who signs what comes to it.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    index: EvidenceIndex,
+    jobs: Jobs,
+}
+
+impl Kept {
+    fn of(keeping: &Keeping) -> Self {
+        Self {
+            index: keeping.index.clone(),
+            jobs: keeping.jobs.clone(),
+        }
+    }
 }
 
 /// What the centre is answered when it asks for pictures: they are queued behind all records, and the
@@ -571,8 +604,8 @@ pub struct EvidenceAnswers {
     pub slots: CameraSlots,
     /// Where pictures are taken.
     pub snapshots: Snapshots,
-    /// What there is; `None` if nothing can be kept.
-    pub index: Option<EvidenceIndex>,
+    /// What there is; else why nothing can be kept.
+    pub kept: Result<Kept, String>,
     /// Where files wait to be sent.
     pub outbox: EvidenceOutbox,
     /// Where that is durable.
@@ -598,33 +631,47 @@ impl EvidenceAnswers {
                 ));
             }
         };
+        // What cannot be signed does not leave.
+        let kept = self.kept.as_ref();
+        let kept = kept.map_err(|why| format!("no evidence is kept here: {why}"))?;
         // Not a finding, but a name of its own all the same.
         let id = snapshot_id(&snapshot);
+        let taken = snapshot.stamp.received_utc;
+        let folder = folder_of(id, 1, taken);
         let item = EvidenceItem {
             finding: id,
             n: 1,
             kind: "snapshot".to_owned(),
             media: JPEG.to_owned(),
-            file: format!("{SNAPSHOTS}/{id}.jpg"),
-            sha256: snapshot.sha256.clone(),
+            file: format!("{folder}/{FRAME}"),
+            sha256: snapshot.sha256,
             bytes: snapshot.jpeg.len() as u64,
             redacted: snapshot.redacted,
             // Somebody waits for it.
             class: 1,
             queued_us: self.clock.utc().0,
-            once: true,
         };
-        let folder = self.outbox.dir().join(SNAPSHOTS);
-        let path = self.outbox.dir().join(&item.file);
-        let jpeg = snapshot.jpeg;
-        let written = on_thread("snapshot", move || {
-            std::fs::create_dir_all(folder)?;
-            std::fs::write(path, jpeg)
-        });
-        let written = written.await.map_err(|e| e.to_string())?;
-        written.map_err(|e| format!("it cannot be kept until it is sent: {e}"))?;
+        let names = self.slots.names();
+        let body = SnapshotBody {
+            snapshot: id,
+            folder,
+            camera: names
+                .get(camera.index())
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            taken: taken.to_string(),
+            clock: clock_word(),
+            config_sha256: snapshot.config_sha256,
+            models: snapshot.models,
+            redaction: snapshot.redaction,
+            files: Vec::new(),
+        };
+        let (jobs, jpeg) = (kept.jobs.clone(), snapshot.jpeg);
+        let signed = on_thread("snapshot", move || jobs.sign_snapshot(body, jpeg));
+        let signed = signed.await.map_err(|e| e.to_string())?;
+        signed.map_err(|e| format!("it cannot be kept and signed: {e}"))?;
         let mut answer = self.queue(item).await?;
-        answer["taken"] = snapshot.stamp.received_utc.to_string().into();
+        answer["taken"] = taken.to_string().into();
         Ok(answer)
     }
 
@@ -634,8 +681,8 @@ impl EvidenceAnswers {
     /// Why there is none that may leave.
     pub async fn send_clip(&self, finding: Uuid) -> Result<serde_json::Value, NotSent> {
         let refused = |why: &str| NotSent::Refused(why.to_owned());
-        let index = self.index.as_ref();
-        let index = index.ok_or_else(|| refused("no evidence is kept here"))?;
+        let closed = |why: &String| NotSent::Refused(format!("no evidence is kept here: {why}"));
+        let index = &self.kept.as_ref().map_err(closed)?.index;
         let may_leave = self.settings.now().redact == Redact::Off;
         let there = index.clip(finding);
         let original = match &there {
@@ -669,7 +716,6 @@ impl EvidenceAnswers {
             redacted: clip.redacted,
             class: clip.class,
             queued_us: self.clock.utc().0,
-            once: false,
         };
         let mut answer = self.queue(item).await.map_err(NotSent::Failed)?;
         if clip.redacted {
@@ -737,8 +783,6 @@ impl super::desk::Pictures for EvidenceAnswers {
 const BLUR_WAIT: std::time::Duration = std::time::Duration::from_secs(1800);
 /// A camera that sees is looked at once a second at least.
 const SNAPSHOT_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
-/// Folder of pictures that wait to be sent and belong to no finding.
-const SNAPSHOTS: &str = "snapshots";
 
 /// From its content and moment: asked twice for one picture, it is one.
 fn snapshot_id(snapshot: &Snapshot) -> Uuid {

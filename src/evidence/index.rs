@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::budget::Held;
 use super::bundle::{BLURRED_CLIP, CLIP, SEALED_CLIP};
-use super::manifest::{BundleBody, DeletedFile, DerivedBody};
+use super::manifest::{BundleBody, DeletedFile, DerivedBody, SnapshotBody};
 use crate::base::time::UtcMicros;
 
 /// What has become of a finding's clip.
@@ -140,6 +140,28 @@ impl EvidenceIndex {
             blurred: None,
         };
         self.lock().insert(draft.folder.clone(), bundle);
+    }
+
+    /// A snapshot that is signed. It goes as early as what is found least urgent.
+    pub(super) fn add_snapshot(&self, body: &SnapshotBody) {
+        let held = Held {
+            folder: body.folder.clone(),
+            class: 3,
+            opened: micros(&body.taken),
+            files: body.files.clone(),
+        };
+        let bundle = Bundle {
+            finding: body.snapshot,
+            held,
+            clip: ClipState::Missing("a snapshot is one picture".to_owned()),
+            blurred: None,
+        };
+        self.lock().insert(body.folder.clone(), bundle);
+    }
+
+    /// Whether something signed lies in this folder.
+    pub(super) fn has(&self, folder: &str) -> bool {
+        self.lock().contains_key(folder)
     }
 
     /// A blurred copy that is signed.

@@ -36,7 +36,7 @@ use tokio::sync::oneshot;
 use super::blurred::BEING_MADE;
 use super::budget::{Budget, Held, too_much, too_old};
 use super::bundle::{
-    self, BLURRED_CLIP, BLURRED_MANIFEST, CLIP, MANIFEST, PENDING, SEALED, SEALED_CLIP,
+    self, BLURRED_CLIP, BLURRED_MANIFEST, CLIP, FRAME, MANIFEST, PENDING, SEALED, SEALED_CLIP,
     SEALED_FRAME,
 };
 use super::chain::Chain;
@@ -47,8 +47,10 @@ use super::index::EvidenceIndex;
 use super::key::{KeyError, PUBLIC_KEY_FILE, SiteKey};
 use super::manifest::{
     Body, BundleBody, DeletedBody, DeletedFile, DerivedBody, Draft, Line, Missing, SiteName,
+    SnapshotBody,
 };
 use super::still::encode_jpeg;
+use super::writer::put_folder;
 use crate::base::heartbeat::Heartbeat;
 use crate::base::metrics::{Metric, Metrics};
 use crate::base::time::{MonoMicros, SharedClock, UtcMicros};
@@ -129,6 +131,8 @@ pub enum Work {
     Bundle(Box<Job>),
     /// To put [`BEING_MADE`] into its bundle, and to sign it.
     Derived(Box<DerivedBody>, Signed),
+    /// To write and sign a picture that somebody asked for; its files are yet to be named.
+    Snapshot(Box<SnapshotBody>, Vec<u8>, Signed),
 }
 
 /// Where jobs go.
@@ -163,6 +167,19 @@ impl Jobs {
 }
 
 impl Jobs {
+    /// Keeps and signs a picture that somebody asked for, `body` without its files; waits while the thread
+    /// is behind. Blocking.
+    ///
+    /// # Errors
+    /// Why it is not signed, for people.
+    pub fn sign_snapshot(&self, body: SnapshotBody, jpeg: Vec<u8>) -> Result<(), String> {
+        let stopped = || "the evidence thread has ended".to_owned();
+        let (done, signed) = oneshot::channel();
+        let work = Work::Snapshot(Box::new(body), jpeg, done);
+        self.work(work).map_err(|_| stopped())?;
+        signed.blocking_recv().map_err(|_| stopped())?
+    }
+
     /// Hands over what somebody waits for; waits while the thread is behind.
     pub(super) fn work(&self, work: Work) -> Result<(), SendError<Work>> {
         self.queue.send(work)
@@ -329,6 +346,7 @@ impl Keeper {
                     self.index.add_derived(&body);
                     derived.push(body);
                 }
+                Body::Snapshot(body) => self.index.add_snapshot(&body),
                 Body::Deleted(body) => {
                     self.unlink(&body.files);
                     self.index.remove(&body.files);
@@ -360,11 +378,11 @@ impl Keeper {
                 Ok(Work::Bundle(job)) => self.take(*job),
                 Ok(Work::Derived(body, signed)) => {
                     let done = self.sign_derived(&body);
-                    if let Err(why) = &done {
-                        self.failed("sign", why);
-                    }
-                    // Who asked may have given up; the copy is there all the same.
-                    drop(signed.send(done));
+                    self.answer(signed, done);
+                }
+                Ok(Work::Snapshot(body, jpeg, signed)) => {
+                    let done = self.sign_snapshot(*body, &jpeg);
+                    self.answer(signed, done);
                 }
                 Err(RecvTimeoutError::Timeout) => self.take_aside(),
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -373,6 +391,14 @@ impl Keeper {
         }
         self.take_aside();
         self.work(around, true);
+    }
+
+    fn answer(&self, signed: Signed, done: Result<(), String>) {
+        if let Err(why) = &done {
+            self.failed("sign", why);
+        }
+        // Who asked may have given up; what was signed is there all the same.
+        drop(signed.send(done));
     }
 
     fn take(&mut self, job: Job) {
@@ -411,6 +437,10 @@ impl Keeper {
             let path = self.config.dir.join(folder).join(PENDING);
             let Ok(text) = fs::read(&path) else { continue };
             self.clear_parts(folder);
+            if let Ok(body) = serde_json::from_slice::<SnapshotBody>(&text) {
+                self.settle_snapshot(folder, &body);
+                continue;
+            }
             match serde_json::from_slice(&text) {
                 Ok(draft) => self.sign_as_it_is(Draft {
                     folder: folder.clone(),
@@ -615,13 +645,12 @@ impl Keeper {
     /// The chain's line on a bundle, if it is signed. Only for bundles that are pending: reading the
     /// chain takes longer the older the site is.
     fn entry_of(&self, folder: &str) -> io::Result<Option<Vec<u8>>> {
-        let named = |e: &super::manifest::Entry| matches!(&e.body, Body::Bundle(b) if b.draft.folder == folder);
-        self.chain.find(named)
+        self.chain.find(|e| e.body.folder() == Some(folder))
     }
 
     /// Puts a blurred clip into its bundle and signs it. A power cut leaves a copy that no entry names,
     /// or an entry without its own copy beside it; the next start mends both.
-    fn sign_derived(&mut self, body: &DerivedBody) -> Result<(), String> {
+    pub(super) fn sign_derived(&mut self, body: &DerivedBody) -> Result<(), String> {
         let folder = self.config.dir.join(&body.folder);
         let place = folder.join(BLURRED_CLIP);
         let (disk, now) = (&self.disk, self.clock.utc());
@@ -643,13 +672,67 @@ impl Keeper {
         Ok(())
     }
 
-    /// [`Self::sign_derived`] on a disk whose power goes after so many steps.
+    /// Keeps a picture that somebody asked for, as a bundle of its own, and signs it. What a power cut
+    /// leaves unsigned goes at the next start: nobody was told of it.
+    pub(super) fn sign_snapshot(
+        &mut self,
+        mut body: SnapshotBody,
+        jpeg: &[u8],
+    ) -> Result<(), String> {
+        if self.index.has(&body.folder) {
+            // Two have asked and got the same picture.
+            return Ok(());
+        }
+        let dir = &self.config.dir;
+        let place = dir.join(&body.folder);
+        let pending = serde_json::to_vec(&body).map_err(|e| e.to_string())?;
+        let files = [(FRAME, jpeg), (PENDING, &pending)];
+        put_folder(&self.disk, dir, &body.folder, &files).map_err(|e| e.to_string())?;
+        let signed = bundle::files_in(&place).and_then(|files| {
+            body.files = files;
+            let entry = Body::Snapshot(Box::new(body.clone()));
+            self.chain.append(&self.disk, entry, self.clock.utc())
+        });
+        let appended = signed.map_err(|e| {
+            drop(fs::remove_dir_all(&place));
+            e.to_string()
+        })?;
+        self.index.add_snapshot(&body);
+        self.finish_snapshot(&body.folder, &appended.line);
+        Ok(())
+    }
+
+    /// Writes the copy of the entry on a snapshot.
+    fn finish_snapshot(&self, folder: &str, line: &[u8]) {
+        let place = self.config.dir.join(folder);
+        let copied = self
+            .disk
+            .replace(&place.join(MANIFEST), line, Access::Group)
+            .and_then(|()| self.disk.remove(&place.join(PENDING)))
+            .and_then(|()| sync_folder(&place));
+        if let Err(e) = copied {
+            tracing::warn!(err = %e, folder, "the manifest of a snapshot waits for the next start");
+        }
+    }
+
+    /// What a power cut left of a snapshot.
+    fn settle_snapshot(&self, folder: &str, body: &SnapshotBody) {
+        match self.entry_of(folder) {
+            Ok(Some(line)) => self.finish_snapshot(folder, &line),
+            Ok(None) => {
+                tracing::info!(folder, camera = body.camera, "unsigned snapshot removed");
+                drop(fs::remove_dir_all(self.config.dir.join(folder)));
+            }
+            Err(e) => self.failed("pending", &format!("{folder}: {e}")),
+        }
+    }
+
+    /// The power goes after so many steps from here.
     #[cfg(test)]
-    pub(super) fn cut_power_after(&mut self, steps: u32, body: &DerivedBody) -> Result<(), String> {
+    pub(super) fn cut_power_after(&self, steps: u32) {
         if let Some(left) = &self.disk.steps_left {
             left.set(steps);
         }
-        self.sign_derived(body)
     }
 
     /// What a power cut left of blurred clips.

@@ -28,7 +28,7 @@ mod writer;
 pub use blurred::{
     BlurAnswer, BlurError, Blurrer, Blurs, Each, FindFaces, Footage, MOST_PX, WriteFilm,
 };
-pub use bundle::folder_of;
+pub use bundle::{FRAME, folder_of};
 pub use clip::{CameraRings, ClipSpan, Remux, SiteRings};
 pub use config::{EvidenceConfig, EvidenceSettings, Redact};
 pub use draw::{COLOURS, draw};
@@ -36,7 +36,7 @@ pub use index::{ClipFile, ClipState, EvidenceIndex};
 pub use keeper::{Around, BEAT, Job, Jobs, Keeper, OpenError, Told};
 pub use key::{KeyError, PublicKey};
 pub use manifest::{
-    ClockWord, DeletedBody, DerivedBody, Draft, ModelWord, RedactionWord, SiteName,
+    ClockWord, DeletedBody, DerivedBody, Draft, ModelWord, RedactionWord, SiteName, SnapshotBody,
 };
 pub use still::{EncodeError, Faces, Marked, Picture, Pictures, encode_jpeg, pictures};
 pub use verify::{Break, KeyFrom, Verdict, VerifyError, verify};

@@ -12,7 +12,7 @@ use super::bundle::{self, BLURRED_CLIP, BLURRED_MANIFEST, MANIFEST, PENDING, SEA
 use super::chain::{CHAIN_FILE, lines};
 use super::key::{KeyError, PUBLIC_KEY_FILE, PublicKey};
 use super::manifest::{
-    Body, BundleBody, DeletedBody, DerivedBody, FileEntry, Line, LineError, NO_ENTRY,
+    Body, DeletedBody, DerivedBody, FileEntry, Line, LineError, NO_ENTRY, Piece,
 };
 use crate::base::digest::sha256_hex;
 
@@ -72,7 +72,7 @@ pub struct Verdict {
     pub ok: bool,
     /// Entries of the chain; 1 for a bundle by itself.
     pub entries: u64,
-    /// Bundles.
+    /// Bundles, snapshots among them.
     pub bundles: u64,
     /// Files whose digest was checked.
     pub files: u64,
@@ -215,7 +215,7 @@ impl Check {
         &mut self,
         (at, folder): (&Path, &str),
         index: u64,
-        body: &BundleBody,
+        body: &Piece,
         deletions: &Deletions,
         derived: Option<&Derived>,
         at_home: bool,
@@ -227,7 +227,7 @@ impl Check {
                 self.broken(Some(index), &file.name, "is a name outside of the bundle");
                 continue;
             }
-            let key = (body.draft.folder.clone(), file.name.clone());
+            let key = (body.folder.clone(), file.name.clone());
             let deleted = deletions.get(&key);
             let name = join(folder, &file.name);
             match (self.check_file(at, folder, index, file), deleted) {
@@ -276,7 +276,7 @@ impl Check {
         &mut self,
         (at, folder): (&Path, &str),
         derived: &Derived,
-        of: &BundleBody,
+        of: &Piece,
         deletions: &Deletions,
     ) {
         let Derived { index, line, body } = derived;
@@ -284,7 +284,7 @@ impl Check {
         if body.file.name != BLURRED_CLIP {
             return self.broken(Some(index), name, "is no name for a blurred clip");
         }
-        if body.finding != of.draft.finding || !of.files.contains(&body.from) {
+        if body.finding != of.id || !of.files.contains(&body.from) {
             let what = format!(
                 "says that it was made from {} with the SHA-256 {}, which this bundle does not hold",
                 body.from.name, body.from.sha256
@@ -349,7 +349,7 @@ fn note_deletions(index: u64, created: &str, body: &DeletedBody, deletions: &mut
 fn verify_chain(dir: &Path, key: Option<PublicKey>) -> Result<Verdict, VerifyError> {
     let mut check = Check::new(key, &dir.join(PUBLIC_KEY_FILE))?;
     let text = read(&dir.join(CHAIN_FILE))?;
-    let mut bundles: Vec<(u64, Vec<u8>, Box<BundleBody>)> = Vec::new();
+    let mut bundles: Vec<(u64, Vec<u8>, Piece)> = Vec::new();
     let mut deletions = Deletions::new();
     let mut derived: BTreeMap<String, Derived> = BTreeMap::new();
     let (mut next, mut head) = (0, NO_ENTRY.to_owned());
@@ -389,8 +389,11 @@ fn verify_chain(dir: &Path, key: Option<PublicKey>) -> Result<Verdict, VerifyErr
         check.check_signature(&parsed, &place);
         (next, head) = (index + 1, parsed.digest);
         check.verdict.entries += 1;
+        if let Some(piece) = parsed.entry.body.piece() {
+            bundles.push((index, line.to_vec(), piece));
+        }
         match parsed.entry.body {
-            Body::Bundle(body) => bundles.push((index, line.to_vec(), body)),
+            Body::Bundle(_) | Body::Snapshot(_) => {}
             Body::Deleted(body) => {
                 note_deletions(index, &parsed.entry.created, &body, &mut deletions);
             }
@@ -402,7 +405,7 @@ fn verify_chain(dir: &Path, key: Option<PublicKey>) -> Result<Verdict, VerifyErr
     }
     let mut known = BTreeSet::new();
     for (index, line, body) in &bundles {
-        let folder = &body.draft.folder;
+        let folder = &body.folder;
         if !bundle::is_inside(folder) {
             let what = "is a name outside of the evidence folder";
             check.broken(Some(*index), folder, what);
@@ -491,35 +494,25 @@ fn verify_bundle(folder: &Path, key: Option<PublicKey>) -> Result<Verdict, Verif
         }
         None => check.note("only this bundle was checked: its chain is not here".to_owned()),
     }
-    match &line.entry.body {
-        Body::Bundle(body) => {
-            let derived = derived_beside(&mut check, folder, body);
-            if let (Some(derived), Some(chain)) = (&derived, &chain) {
-                let text = read(&chain.join(CHAIN_FILE))?;
-                if !lines(&text).any(|l| l == derived.line) {
-                    let what = "is no entry of the chain around it";
-                    check.broken(Some(derived.index), BLURRED_MANIFEST, what);
-                }
+    if let Some(piece) = line.entry.body.piece() {
+        let derived = derived_beside(&mut check, folder, &piece);
+        if let (Some(derived), Some(chain)) = (&derived, &chain) {
+            let text = read(&chain.join(CHAIN_FILE))?;
+            if !lines(&text).any(|l| l == derived.line) {
+                let what = "is no entry of the chain around it";
+                check.broken(Some(derived.index), BLURRED_MANIFEST, what);
             }
-            let at_home = chain.is_some();
-            check.check_files(
-                (folder, ""),
-                index,
-                body,
-                &deletions,
-                derived.as_ref(),
-                at_home,
-            );
         }
-        Body::Deleted(_) | Body::Derived(_) => {
-            check.broken(Some(index), MANIFEST, "speaks of no bundle");
-        }
+        let (at_home, derived) = (chain.is_some(), derived.as_ref());
+        check.check_files((folder, ""), index, &piece, &deletions, derived, at_home);
+    } else {
+        check.broken(Some(index), MANIFEST, "speaks of no bundle");
     }
     Ok(check.done())
 }
 
 /// The entry on a blurred clip that lies in a bundle which is checked by itself.
-fn derived_beside(check: &mut Check, folder: &Path, of: &BundleBody) -> Option<Derived> {
+fn derived_beside(check: &mut Check, folder: &Path, of: &Piece) -> Option<Derived> {
     let line = std::fs::read(folder.join(BLURRED_MANIFEST)).ok()?;
     let parsed = match Line::parse(&line) {
         Ok(parsed) => parsed,
@@ -531,9 +524,7 @@ fn derived_beside(check: &mut Check, folder: &Path, of: &BundleBody) -> Option<D
     check.check_signature(&parsed, BLURRED_MANIFEST);
     let index = parsed.entry.index;
     match parsed.entry.body {
-        Body::Derived(body) if body.folder == of.draft.folder => {
-            Some(Derived { index, line, body })
-        }
+        Body::Derived(body) if body.folder == of.folder => Some(Derived { index, line, body }),
         _ => {
             check.broken(Some(index), BLURRED_MANIFEST, "speaks of another bundle");
             None

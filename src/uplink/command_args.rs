@@ -79,7 +79,8 @@ pub struct ReinspectArgs {
     pub seconds: Option<u32>,
 }
 
-/// `snapshot`: a camera's newest picture, faces blurred.
+/// `snapshot`: a camera's newest picture, faces blurred. It is signed into the site's chain of evidence
+/// before it leaves.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotArgs {

@@ -337,6 +337,12 @@ fn who_asks_for_a_clip_gets_it_with_every_face_blurred_and_signed() {
     // It is made once.
     let again = ask(&mut listener, broker.port, "clip", "clip-2", &asking);
     assert_eq!(again["data"]["sha256"], sent["sha256"], "{again}");
+    let look = serde_json::json!({"camera": "wok-1"});
+    let look = ask(&mut listener, broker.port, "snapshot", "look-1", &look);
+    assert_eq!(look["outcome"], "done", "{look}");
+    let topic = look["data"]["topic"].as_str().unwrap().to_owned();
+    let seen = listener.eventually("the snapshot", |m| m.topic.ends_with(&topic));
+    assert_eq!(sha256_hex(&seen.bytes), look["data"]["sha256"]);
     assert!(daemon.terminate().success());
 
     let received = site.path("received.mp4");
@@ -351,6 +357,12 @@ fn who_asks_for_a_clip_gets_it_with_every_face_blurred_and_signed() {
     assert_eq!(verdict["notes"], serde_json::json!([]));
     let blurred = bundle.join("blurred.mp4");
     assert_eq!(std::fs::read(&blurred).unwrap(), clip.bytes);
+    let snapshot = topic.split('/').nth(1).unwrap();
+    let snapshot = find(&site.path("state/evidence"), snapshot);
+    assert_eq!(
+        std::fs::read(snapshot.join("frame.jpg")).unwrap(),
+        seen.bytes
+    );
     let mut changed = clip.bytes;
     let middle = changed.len() / 2;
     changed[middle] ^= 1;
