@@ -236,6 +236,11 @@ impl EvidenceDesk {
         (desk, keeper)
     }
 
+    /// What there is; none where no evidence is kept.
+    pub fn index(&self) -> Option<EvidenceIndex> {
+        self.keeping.as_ref().ok().map(|k| k.index.clone())
+    }
+
     /// What blurs clips that are asked for; none where no evidence is kept.
     pub fn blurrer(
         &self,

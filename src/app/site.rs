@@ -478,7 +478,9 @@ impl Site {
         let (orders, orders_seen) = sync_channel(ORDERS);
         let terms = Terms::of(&config, &slots).or_exit(ExitCode::Config)?;
         let seen = wiring.state.subscribe();
-        let oversight = Oversight::start(terms, &seed, &store, &metrics, seen, clock.clone());
+        let chain = evidence_desk.index();
+        let oversight =
+            Oversight::start(terms, &seed, &store, &metrics, seen, chain, clock.clone());
         let oversight = oversight.map_err(store_failure)?;
         let coverage = oversight.so_far();
         let mut analytics =

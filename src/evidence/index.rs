@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::budget::Held;
 use super::bundle::{BLURRED_CLIP, CLIP, SEALED_CLIP};
+use super::chain::Head;
 use super::manifest::{BundleBody, DeletedFile, DerivedBody, SnapshotBody};
 use crate::base::time::UtcMicros;
 
@@ -54,7 +55,10 @@ struct Bundle {
 
 /// All bundles, by folder. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct EvidenceIndex(Arc<Mutex<BTreeMap<String, Bundle>>>);
+pub struct EvidenceIndex {
+    bundles: Arc<Mutex<BTreeMap<String, Bundle>>>,
+    head: Arc<Mutex<Option<Head>>>,
+}
 
 /// RFC 3339 as in entries; the beginning of time if it is none.
 pub fn micros(text: &str) -> UtcMicros {
@@ -64,7 +68,19 @@ pub fn micros(text: &str) -> UtcMicros {
 
 impl EvidenceIndex {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Bundle>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.bundles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The chain's newest entry, at most a moment old; none if there is none.
+    pub fn head(&self) -> Option<Head> {
+        let head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        head.clone()
+    }
+
+    /// The chain has grown.
+    pub(super) fn set_head(&self, newest: Option<Head>) {
+        let mut head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        *head = newest;
     }
 
     /// The clip of a finding, of the newest if it reopened; none if there is no bundle of it.

@@ -861,6 +861,7 @@ impl Keeper {
         let set = |metric, n| self.metrics.counter(metric, &[]).set(n);
         set(Metric::EvidenceBytes, self.index.bytes());
         set(Metric::EvidenceEntries, self.chain.entries());
+        self.index.set_head(self.chain.newest());
     }
 }
 

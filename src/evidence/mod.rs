@@ -29,6 +29,7 @@ pub use blurred::{
     BlurAnswer, BlurError, Blurrer, Blurs, Each, FindFaces, Footage, MOST_PX, WriteFilm,
 };
 pub use bundle::{FRAME, folder_of};
+pub use chain::Head;
 pub use clip::{CameraRings, ClipSpan, Remux, SiteRings};
 pub use config::{EvidenceConfig, EvidenceSettings, Redact};
 pub use draw::{COLOURS, draw};
@@ -39,5 +40,5 @@ pub use manifest::{
     ClockWord, DeletedBody, DerivedBody, Draft, ModelWord, RedactionWord, SiteName, SnapshotBody,
 };
 pub use still::{EncodeError, Faces, Marked, Picture, Pictures, encode_jpeg, pictures};
-pub use verify::{Break, KeyFrom, Verdict, VerifyError, verify};
+pub use verify::{Break, KeyFrom, Verdict, VerifyError, verify, verify_with_head};
 pub use writer::{BundleWriter, WriteError};

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::bundle::{self, BLURRED_CLIP, BLURRED_MANIFEST, MANIFEST, PENDING, SEALED};
-use super::chain::{CHAIN_FILE, lines};
+use super::chain::{CHAIN_FILE, Head, lines};
 use super::key::{KeyError, PUBLIC_KEY_FILE, PublicKey};
 use super::manifest::{
     Body, DeletedBody, DerivedBody, FileEntry, Line, LineError, NO_ENTRY, Piece,
@@ -35,6 +35,15 @@ pub enum VerifyError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// An entry to look for, and no chain to look in.
+    #[error(
+        "{}: is one bundle, which cannot tell where its chain ends; name the evidence folder to check --head",
+        path.display()
+    )]
+    NoChain {
+        /// What was named.
+        path: PathBuf,
     },
     /// The key to check with is none.
     #[error(transparent)]
@@ -88,6 +97,9 @@ pub struct Verdict {
     pub broken: Vec<Break>,
     /// What is worth knowing and breaks nothing.
     pub notes: Vec<String>,
+    /// Whether the entry that was looked for is in the chain; none if none was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<bool>,
 }
 
 /// Who removed a file: entry, when, why.
@@ -110,13 +122,30 @@ struct Check {
 /// # Errors
 /// [`VerifyError`] if there is nothing to check or to check with.
 pub fn verify(path: &Path, key: Option<PublicKey>) -> Result<Verdict, VerifyError> {
+    verify_with_head(path, key, None)
+}
+
+/// The same, and whether the chain there holds the entry `head`, which was its newest once: one that was
+/// cut off, or rolled back to an older state, is whole but for that.
+///
+/// # Errors
+/// [`VerifyError`] if there is nothing to check or to check with.
+pub fn verify_with_head(
+    path: &Path,
+    key: Option<PublicKey>,
+    head: Option<&Head>,
+) -> Result<Verdict, VerifyError> {
     let inner = path.join("evidence");
     if path.join(CHAIN_FILE).is_file() {
-        verify_chain(path, key)
+        verify_chain(path, key, head)
     } else if path.join(MANIFEST).is_file() {
+        if head.is_some() {
+            let path = path.to_owned();
+            return Err(VerifyError::NoChain { path });
+        }
         verify_bundle(path, key)
     } else if inner.join(CHAIN_FILE).is_file() {
-        verify_chain(&inner, key)
+        verify_chain(&inner, key, head)
     } else {
         Err(VerifyError::NotEvidence {
             path: path.to_owned(),
@@ -151,6 +180,7 @@ impl Check {
                 key_from,
                 broken: Vec::new(),
                 notes: Vec::new(),
+                head: None,
             },
         })
     }
@@ -184,6 +214,21 @@ impl Check {
                 file,
                 "its signature is false: it was changed after it was signed",
             );
+        }
+    }
+
+    /// Whether the entry of this number is the one that was told of.
+    fn check_head(&mut self, told: &Head, digest: &str, place: &str) {
+        let is_it = told.sha256 == digest;
+        // Of two with one number, which is a break of its own, one must be it.
+        let found = self.verdict.head == Some(true) || is_it;
+        self.verdict.head = Some(found);
+        if !found {
+            let what = format!(
+                "is not the entry that was told of: its SHA-256 is {digest}, not {}",
+                told.sha256
+            );
+            self.broken(Some(told.entry), place, what);
         }
     }
 
@@ -346,7 +391,11 @@ fn note_deletions(index: u64, created: &str, body: &DeletedBody, deletions: &mut
     }
 }
 
-fn verify_chain(dir: &Path, key: Option<PublicKey>) -> Result<Verdict, VerifyError> {
+fn verify_chain(
+    dir: &Path,
+    key: Option<PublicKey>,
+    head_told: Option<&Head>,
+) -> Result<Verdict, VerifyError> {
     let mut check = Check::new(key, &dir.join(PUBLIC_KEY_FILE))?;
     let text = read(&dir.join(CHAIN_FILE))?;
     let mut bundles: Vec<(u64, Vec<u8>, Piece)> = Vec::new();
@@ -387,6 +436,9 @@ fn verify_chain(dir: &Path, key: Option<PublicKey>) -> Result<Verdict, VerifyErr
             check.broken(Some(index), &*place, what);
         }
         check.check_signature(&parsed, &place);
+        if let Some(told) = head_told.filter(|told| told.entry == index) {
+            check.check_head(told, &parsed.digest, &place);
+        }
         (next, head) = (index + 1, parsed.digest);
         check.verdict.entries += 1;
         if let Some(piece) = parsed.entry.body.piece() {
@@ -402,6 +454,16 @@ fn verify_chain(dir: &Path, key: Option<PublicKey>) -> Result<Verdict, VerifyErr
                 derived.insert(body.folder.clone(), Derived { index, line, body });
             }
         }
+    }
+    if let Some(told) = head_told
+        && check.verdict.head.is_none()
+    {
+        check.verdict.head = Some(false);
+        let what = format!(
+            "ends before entry {}, which was in it once: it was cut off, or put back to an older state",
+            told.entry
+        );
+        check.broken(Some(next), CHAIN_FILE, what);
     }
     let mut known = BTreeSet::new();
     for (index, line, body) in &bundles {

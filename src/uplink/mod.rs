@@ -44,7 +44,8 @@ pub use payload::{
     Receipt, RuleRef, SiteRef, SiteStatus, Telemetry, ZoneRef,
 };
 pub use record::{
-    CameraCoverage, Change, CommandResult, CoverageReport, Notice, RecordBody, RecordKind, Shelf,
+    CameraCoverage, Change, CommandResult, CoverageReport, EvidenceHead, Notice, RecordBody,
+    RecordKind, Shelf,
 };
 pub use run::{SiteState, Uplink, UplinkHealth, check};
 pub use store::{Again, Batch, Cursor, LedgerEntry, Record, Store, StoreError, StoreHandle};

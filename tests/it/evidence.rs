@@ -343,6 +343,19 @@ fn who_asks_for_a_clip_gets_it_with_every_face_blurred_and_signed() {
     let topic = look["data"]["topic"].as_str().unwrap().to_owned();
     let seen = listener.eventually("the snapshot", |m| m.topic.ends_with(&topic));
     assert_eq!(sha256_hex(&seen.bytes), look["data"]["sha256"]);
+    // The hour so far is looked at once a second: soon it knows all three entries, and the centre with it.
+    let mut told = (0..200).map(|n| {
+        let id = format!("cover-{n}");
+        let hour = ask(
+            &mut listener,
+            broker.port,
+            "coverage",
+            &id,
+            &serde_json::json!({}),
+        );
+        hour["data"]["evidence_head"].clone()
+    });
+    let head = told.find(|h| h["entry"].as_u64() >= Some(2)).unwrap();
     assert!(daemon.terminate().success());
 
     let received = site.path("received.mp4");
@@ -357,6 +370,20 @@ fn who_asks_for_a_clip_gets_it_with_every_face_blurred_and_signed() {
     assert_eq!(verdict["notes"], serde_json::json!([]));
     let blurred = bundle.join("blurred.mp4");
     assert_eq!(std::fs::read(&blurred).unwrap(), clip.bytes);
+    let head = format!("{}:{}", head["entry"], head["sha256"].as_str().unwrap());
+    let (code, verdict) = verify(&site, &["--head", &head]);
+    assert_eq!(
+        (code, &verdict["head"]),
+        (0, &Value::Bool(true)),
+        "{verdict}"
+    );
+    let gone = format!("999:{}", "ab".repeat(32));
+    let (code, verdict) = verify(&site, &["--head", &gone]);
+    assert_eq!(
+        (code, &verdict["head"]),
+        (65, &Value::Bool(false)),
+        "{verdict}"
+    );
     let snapshot = topic.split('/').nth(1).unwrap();
     let snapshot = find(&site.path("state/evidence"), snapshot);
     assert_eq!(
