@@ -22,6 +22,7 @@
 //! | q4 findings | [`uplink::StoreHandle::commit_finding`] | 1, blocking | rules wait until it is on the disk | `store_wait_microseconds_total` |
 //! | coverage not stored yet | `app::coverage` | 2000 changes | the oldest go | `coverage_lost_total` |
 //! | q5 bundles to complete | [`evidence::Jobs`] | 8 | original and clip of the finding are left out; its pictures are signed all the same | `evidence_jobs_dropped_total` |
+//! | clips to blur | [`evidence::Blurs`] | 2 and 1 at hand, 10 min each | the command is answered `failed` | `evidence_clips_blurred_total{outcome}` |
 //! | GOP rings, per stream | [`capture::GopRing`] | `evidence.ring_mb`, and pre-roll, dwell and post-roll of time | the oldest group of pictures goes | `gop_ring_groups_over_bytes_total`, `evidence_pre_roll_short_total` |
 //! | evidence on the disk | `evidence::Keeper` | `evidence.max_mb`, `max_days` | clips, then pictures go by signed record, lowest class and oldest first | `evidence_removed_total` |
 //! | pictures and clips to send | [`uplink::EvidenceOutbox`], on a shelf of the store | what findings name | wait behind all records for `uplink.evidence_kbps`; what may not or cannot leave stays | `uplink_evidence_waiting`, `uplink_evidence_withheld_total` |
@@ -36,9 +37,10 @@
 //! * one tokio task per camera (capture), one for the uplink, one that takes commands in and one that
 //!   does them, one per camera that follows its health, one that serves the status page;
 //! * one OS thread per camera that decodes, N that run the models (cores less one), one for track,
-//!   rules and pictures of findings, one that seals, clips and signs evidence, one that owns the
-//!   database;
-//! * each beats ([`base::heartbeat`]); systemd's watchdog is fed only while all of them do.
+//!   rules and pictures of findings, one that seals, clips and signs evidence, one that blurs clips the
+//!   centre asks for, one that owns the database;
+//! * each but the one that blurs beats ([`base::heartbeat`]); systemd's watchdog is fed only while all of
+//!   them do.
 //!
 //! Once a second the analytics thread also looks at the cameras' states: findings about cameras
 //! (`device.camera.*`) and the coverage ledger come of it.

@@ -12,6 +12,7 @@ use crate::base::secret::Secret;
 use crate::base::time::UtcMicros;
 use crate::base::words::{Lang, UnknownLang};
 use crate::capture::Transport;
+use crate::evidence::Head;
 
 /// Watches kitchen cameras, recognises food-safety violations, and gets every finding to the county
 /// centre.
@@ -94,6 +95,10 @@ struct VerifyArgs {
     /// The site's public key (site.pub), as you have it from the site and not from this folder.
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
+    /// Also say whether the chain holds this entry, which the centre has from a coverage report
+    /// (`evidence_head`): a chain that was cut off or rolled back is whole otherwise.
+    #[arg(long, value_name = "NUMBER:SHA256")]
+    head: Option<Head>,
     /// What was found as one JSON object.
     #[arg(long)]
     json: bool,
@@ -384,6 +389,7 @@ pub fn main() -> Outcome {
             let options = verify::VerifyOptions {
                 path: args.path.clone(),
                 key: args.key.clone(),
+                head: args.head.clone(),
                 json: args.json,
             };
             return verify::run(&options, terminal);

@@ -19,10 +19,11 @@ use crate::base::ids::CameraIx;
 use crate::base::metrics::{Counter, Metric, Metrics};
 use crate::base::time::{MonoMicros, UtcMicros};
 use crate::base::words;
+use crate::evidence::EvidenceIndex;
 use crate::rules::{Cause, CoverageLedger, Gap, HourAccount, HourReport, Outcome, What};
 use crate::uplink::{
-    CameraCoverage, CameraState, Change, CoverageReport, Notice, RecordBody, Shelf, StoreError,
-    StoreHandle,
+    CameraCoverage, CameraState, Change, CoverageReport, EvidenceHead, Notice, RecordBody, Shelf,
+    StoreError, StoreHandle,
 };
 
 /// Since its newest analysed picture a camera counts as watched for so long.
@@ -57,6 +58,8 @@ pub struct Coverage {
     lost: Counter,
     reports: Counter,
     saved: MonoMicros,
+    /// None where no evidence is kept.
+    evidence: Option<EvidenceIndex>,
     so_far: watch::Sender<CoverageReport>,
 }
 
@@ -69,6 +72,7 @@ impl Coverage {
         cameras: &[CameraTerms],
         store: &StoreHandle,
         metrics: &Metrics,
+        evidence: Option<EvidenceIndex>,
         at: MonoMicros,
         utc: UtcMicros,
     ) -> Result<Self, StoreError> {
@@ -89,7 +93,8 @@ impl Coverage {
         }
         let mut coverage = Self {
             cameras: cameras.iter().map(|c| Camera::new(c, metrics)).collect(),
-            so_far: watch::Sender::new(report_of(&ledger.partial())),
+            so_far: watch::Sender::new(report_of(&ledger.partial(), evidence.as_ref())),
+            evidence,
             ledger,
             steps: ClockSteps::default(),
             waiting: VecDeque::new(),
@@ -169,7 +174,8 @@ impl Coverage {
         }
         let has_ended = !outcome.hours.is_empty();
         self.take(outcome);
-        self.so_far.send_replace(report_of(&self.ledger.partial()));
+        let so_far = report_of(&self.ledger.partial(), self.evidence.as_ref());
+        self.so_far.send_replace(so_far);
         if has_ended || at.since(self.saved) >= CHECKPOINT_EVERY {
             self.save(at);
         }
@@ -194,7 +200,8 @@ impl Coverage {
     fn take(&mut self, outcome: Outcome) {
         for (report, account) in outcome.hours {
             self.reports.add(1);
-            let record = RecordBody::Coverage(Box::new(report_of(&report)));
+            let report = report_of(&report, self.evidence.as_ref());
+            let record = RecordBody::Coverage(Box::new(report));
             self.wait(vec![Change::Record(record), put(&account)]);
         }
         for key in outcome.forgotten {
@@ -305,7 +312,8 @@ fn put(account: &HourAccount) -> Change {
     }
 }
 
-fn report_of(report: &HourReport) -> CoverageReport {
+fn report_of(report: &HourReport, evidence: Option<&EvidenceIndex>) -> CoverageReport {
+    let head = evidence.and_then(EvidenceIndex::head);
     let cameras = report.cameras.iter();
     CoverageReport {
         hour: report.hour,
@@ -323,6 +331,10 @@ fn report_of(report: &HourReport) -> CoverageReport {
             })
             .collect(),
         covered_ms: report.covered_ms,
+        evidence_head: head.map(|head| EvidenceHead {
+            entry: head.entry,
+            sha256: head.sha256,
+        }),
     }
 }
 
@@ -398,7 +410,8 @@ mod tests {
                 watched_for: WATCHED_FOR,
             }];
             let (at, utc) = (self.clock.mono(), self.clock.utc());
-            let mut coverage = Coverage::start(&cameras, &store, &self.metrics, at, utc).unwrap();
+            let mut coverage =
+                Coverage::start(&cameras, &store, &self.metrics, None, at, utc).unwrap();
             life(&mut coverage, &store);
             coverage.stop(&store, self.clock.mono());
             store.close();

@@ -135,7 +135,16 @@ pub trait Pictures: Send + Sync + std::fmt::Debug {
     /// Sends a camera's newest picture; what to answer, or why there is none.
     fn snapshot(&self, camera: String) -> BoxFuture<'static, Result<Value, String>>;
     /// Sends a finding's clip; what to answer, or why there is none.
-    fn clip(&self, finding: Uuid) -> BoxFuture<'static, Result<Value, String>>;
+    fn clip(&self, finding: Uuid) -> BoxFuture<'static, Result<Value, NotSent>>;
+}
+
+/// Why a clip is not sent, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotSent {
+    /// Asking again is of no use.
+    Refused(String),
+    /// It did not work this time.
+    Failed(String),
 }
 
 /// A config that the centre wants, on its way to the running site.
@@ -432,7 +441,11 @@ impl Desk {
             return *outcome;
         }
         match &self.pictures {
-            Some(pictures) => pictured(pictures.clip(args.finding).await),
+            Some(pictures) => match pictures.clip(args.finding).await {
+                Ok(data) => Outcome::done(data),
+                Err(NotSent::Refused(why)) => Outcome::refused(words::command::no_picture(why)),
+                Err(NotSent::Failed(why)) => Outcome::failed(words::command::no_picture(why)),
+            },
             None => Outcome::failed(words::command::no_pictures_here()),
         }
     }

@@ -13,6 +13,8 @@ use uuid::Uuid;
 
 use super::analytics::clock_state;
 use super::blocking::on_thread;
+use super::desk::NotSent;
+use super::footage::can_blur;
 use super::health::Problems;
 use crate::base::geometry::NormRect;
 use crate::base::ids::{CameraIx, CameraSlots};
@@ -20,11 +22,12 @@ use crate::base::metrics::{Metric, Metrics};
 use crate::base::time::{FrameStamp, SharedClock};
 use crate::base::words;
 use crate::capture::AccessUnit;
-use crate::detect::{Analysed, ClassInfo, Models};
+use crate::detect::{Analysed, ClassInfo, LoadedModel, Models};
 use crate::evidence::{
-    BundleWriter, ClipSpan, ClipState, ClockWord, Draft, EvidenceConfig, EvidenceIndex,
-    EvidenceSettings, Faces, Job, Jobs, Keeper, Marked, ModelWord, Picture, Pictures, Redact,
-    RedactionWord, Remux, SiteName, Told, folder_of, pictures,
+    BlurError, Blurrer, Blurs, BundleWriter, ClipFile, ClipSpan, ClipState, ClockWord, Draft,
+    EvidenceConfig, EvidenceIndex, EvidenceSettings, FRAME, Faces, Footage, Job, Jobs, Keeper,
+    Marked, ModelWord, Picture, Pictures, Redact, RedactionWord, Remux, SiteName, SnapshotBody,
+    Told, folder_of, pictures,
 };
 use crate::rules::FindingChange;
 use crate::uplink::{
@@ -67,11 +70,7 @@ pub struct Words {
 impl Words {
     /// For a site with these models.
     pub fn new(models: &Models, config_sha256: String) -> Self {
-        let words = models.models().iter().map(|m| ModelWord {
-            name: m.card.name.clone(),
-            version: m.card.version.clone(),
-            sha256: m.card.sha256.clone(),
-        });
+        let words = models.models().iter().map(word);
         Self {
             config_sha256,
             labels: models.classes().iter().map(|c| c.label.clone()).collect(),
@@ -81,8 +80,17 @@ impl Words {
     }
 }
 
+/// A model, as entries name it.
+pub(super) fn word(model: &LoadedModel) -> ModelWord {
+    ModelWord {
+        name: model.card.name.clone(),
+        version: model.card.version.clone(),
+        sha256: model.card.sha256.clone(),
+    }
+}
+
 /// By class, whether it is a face or a head: by its name, or by being a state of such a thing.
-fn faces(classes: &[ClassInfo]) -> Vec<bool> {
+pub(super) fn faces(classes: &[ClassInfo]) -> Vec<bool> {
     let named = |c: &ClassInfo| {
         let word = c.label.split('-').next();
         matches!(word, Some("face" | "head"))
@@ -107,6 +115,12 @@ pub struct Snapshot {
     pub redacted: bool,
     /// When the camera's picture was received.
     pub stamp: FrameStamp,
+    /// What was done to it.
+    pub redaction: RedactionWord,
+    /// SHA-256 of the config's text.
+    pub config_sha256: String,
+    /// The models that looked at it.
+    pub models: Vec<ModelWord>,
 }
 
 /// Why there is no snapshot, for people.
@@ -223,17 +237,36 @@ impl EvidenceDesk {
         (desk, keeper)
     }
 
+    /// What there is; none where no evidence is kept.
+    pub fn index(&self) -> Option<EvidenceIndex> {
+        self.keeping.as_ref().ok().map(|k| k.index.clone())
+    }
+
+    /// What blurs clips that are asked for; none where no evidence is kept.
+    pub fn blurrer(
+        &self,
+        footage: Box<dyn Footage>,
+        clock: SharedClock,
+    ) -> Option<(Blurrer, Blurs)> {
+        let keeping = self.keeping.as_ref().ok()?;
+        let (dir, jobs) = (self.settings.now().dir, keeping.jobs.clone());
+        Some(Blurrer::new(&dir, jobs, footage, &self.metrics, clock))
+    }
+
     /// What answers the centre when it asks for pictures.
     pub fn answers(
         &self,
         store: StoreHandle,
         slots: CameraSlots,
         clock: SharedClock,
+        blurs: Option<Blurs>,
     ) -> EvidenceAnswers {
         EvidenceAnswers {
+            settings: self.settings.clone(),
+            blurs,
             slots,
             snapshots: self.snapshots.clone(),
-            index: self.keeping.as_ref().ok().map(|k| k.index.clone()),
+            kept: self.keeping.as_ref().map(Kept::of).map_err(Clone::clone),
             outbox: self.outbox.clone(),
             store,
             clock,
@@ -268,20 +301,33 @@ impl EvidenceDesk {
         data.missing.clone_from(missing);
         let clip = self.keeping.as_ref().ok();
         match clip.and_then(|k| k.index.clip(data.finding)) {
-            Some(ClipState::Ready(clip)) => data.evidence.push(EvidenceRef {
-                kind: "clip".to_owned(),
-                media: MP4.to_owned(),
-                sha256: clip.sha256,
-                bytes: clip.bytes,
-                redacted: false,
-                n: (!clip.sealed).then_some(CLIP_N),
-                withheld: clip.sealed.then(|| CLIP_WITHHELD.to_owned()),
-            }),
+            Some(ClipState::Ready(clip)) => data.evidence.push(self.clip_ref(clip)),
             Some(ClipState::Missing(why)) => data.missing.push(MissingEvidence {
                 kind: "clip".to_owned(),
                 why,
             }),
             Some(ClipState::Pending | ClipState::Deleted) | None => {}
+        }
+    }
+
+    fn clip_ref(&self, clip: ClipFile) -> EvidenceRef {
+        let may_leave = !clip.sealed && self.settings.now().redact == Redact::Off;
+        let (n, withheld) = match can_blur(&self.words.faces) {
+            _ if may_leave => (Some(CLIP_N), None),
+            Ok(()) => (Some(CLIP_N), Some(CLIP_WITHHELD.to_owned())),
+            Err(why) => (
+                None,
+                Some(format!("faces in it cannot be blurred here: {why}")),
+            ),
+        };
+        EvidenceRef {
+            kind: "clip".to_owned(),
+            media: MP4.to_owned(),
+            sha256: clip.sha256,
+            bytes: clip.bytes,
+            redacted: clip.redacted,
+            n,
+            withheld,
         }
     }
 
@@ -409,7 +455,6 @@ impl EvidenceDesk {
         made: &Pictures,
         config: &EvidenceConfig,
     ) -> Draft {
-        let clock = clock_state();
         let opened = change.stamp.received_utc;
         Draft {
             finding: data.finding,
@@ -418,10 +463,7 @@ impl EvidenceDesk {
             code: data.code.clone(),
             class: data.class,
             opened: opened.to_string(),
-            clock: ClockWord {
-                synced: clock.synced,
-                source: clock.source,
-            },
+            clock: clock_word(),
             config_sha256: self.words.config_sha256.clone(),
             models: self.words.models.clone(),
             redaction: RedactionWord {
@@ -478,6 +520,10 @@ impl EvidenceDesk {
         }
         let config = self.settings.now();
         let made = self.pictures(analysed, &[], &config).and_then(|mut made| {
+            let redaction = RedactionWord {
+                policy: config.redact.as_str().to_owned(),
+                faces: made.faces,
+            };
             let frame = made.pictures.swap_remove(0);
             match frame.withheld {
                 Some(why) => Err(why),
@@ -486,6 +532,9 @@ impl EvidenceDesk {
                     sha256: frame.sha256,
                     redacted: frame.redacted,
                     stamp: analysed.frame.stamp,
+                    redaction,
+                    config_sha256: self.words.config_sha256.clone(),
+                    models: self.words.models.clone(),
                 }),
             }
         });
@@ -517,22 +566,50 @@ fn leaving(
             redacted: reference.redacted,
             class: data.class,
             queued_us: stamp.received_utc.0,
-            once: false,
         })
     };
     pictures.filter_map(item).collect()
+}
+
+/// How far times of now can be trusted.
+fn clock_word() -> ClockWord {
+    let clock = clock_state();
+    ClockWord {
+        synced: clock.synced,
+        source: clock.source,
+    }
+}
+
+/// What there is, and who signs what comes to it.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    index: EvidenceIndex,
+    jobs: Jobs,
+}
+
+impl Kept {
+    fn of(keeping: &Keeping) -> Self {
+        Self {
+            index: keeping.index.clone(),
+            jobs: keeping.jobs.clone(),
+        }
+    }
 }
 
 /// What the centre is answered when it asks for pictures: they are queued behind all records, and the
 /// answer names the topic they will come on.
 #[derive(Clone, Debug)]
 pub struct EvidenceAnswers {
+    /// What policy says now.
+    pub settings: EvidenceSettings,
+    /// Who blurs clips; `None` if nobody can.
+    pub blurs: Option<Blurs>,
     /// Which camera has which name.
     pub slots: CameraSlots,
     /// Where pictures are taken.
     pub snapshots: Snapshots,
-    /// What there is; `None` if nothing can be kept.
-    pub index: Option<EvidenceIndex>,
+    /// What there is; else why nothing can be kept.
+    pub kept: Result<Kept, String>,
     /// Where files wait to be sent.
     pub outbox: EvidenceOutbox,
     /// Where that is durable.
@@ -558,53 +635,79 @@ impl EvidenceAnswers {
                 ));
             }
         };
+        // What cannot be signed does not leave.
+        let kept = self.kept.as_ref();
+        let kept = kept.map_err(|why| format!("no evidence is kept here: {why}"))?;
         // Not a finding, but a name of its own all the same.
         let id = snapshot_id(&snapshot);
+        let taken = snapshot.stamp.received_utc;
+        let folder = folder_of(id, 1, taken);
         let item = EvidenceItem {
             finding: id,
             n: 1,
             kind: "snapshot".to_owned(),
             media: JPEG.to_owned(),
-            file: format!("{SNAPSHOTS}/{id}.jpg"),
-            sha256: snapshot.sha256.clone(),
+            file: format!("{folder}/{FRAME}"),
+            sha256: snapshot.sha256,
             bytes: snapshot.jpeg.len() as u64,
             redacted: snapshot.redacted,
             // Somebody waits for it.
             class: 1,
             queued_us: self.clock.utc().0,
-            once: true,
         };
-        let folder = self.outbox.dir().join(SNAPSHOTS);
-        let path = self.outbox.dir().join(&item.file);
-        let jpeg = snapshot.jpeg;
-        let written = on_thread("snapshot", move || {
-            std::fs::create_dir_all(folder)?;
-            std::fs::write(path, jpeg)
-        });
-        let written = written.await.map_err(|e| e.to_string())?;
-        written.map_err(|e| format!("it cannot be kept until it is sent: {e}"))?;
+        let names = self.slots.names();
+        let body = SnapshotBody {
+            snapshot: id,
+            folder,
+            camera: names
+                .get(camera.index())
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            taken: taken.to_string(),
+            clock: clock_word(),
+            config_sha256: snapshot.config_sha256,
+            models: snapshot.models,
+            redaction: snapshot.redaction,
+            files: Vec::new(),
+        };
+        let (jobs, jpeg) = (kept.jobs.clone(), snapshot.jpeg);
+        let signed = on_thread("snapshot", move || jobs.sign_snapshot(body, jpeg));
+        let signed = signed.await.map_err(|e| e.to_string())?;
+        signed.map_err(|e| format!("it cannot be kept and signed: {e}"))?;
         let mut answer = self.queue(item).await?;
-        answer["taken"] = snapshot.stamp.received_utc.to_string().into();
+        answer["taken"] = taken.to_string().into();
         Ok(answer)
     }
 
-    /// Queues the clip of `finding`.
+    /// Queues the clip of `finding`, or a copy of it without faces where policy wants that.
     ///
     /// # Errors
-    /// Why there is none that may leave, for people.
-    pub async fn send_clip(&self, finding: Uuid) -> Result<serde_json::Value, String> {
-        let index = self.index.as_ref().ok_or("no evidence is kept here")?;
-        let clip = match index.clip(finding) {
-            Some(ClipState::Ready(clip)) if clip.sealed => {
-                return Err(format!("withheld: {CLIP_WITHHELD}"));
+    /// Why there is none that may leave.
+    pub async fn send_clip(&self, finding: Uuid) -> Result<serde_json::Value, NotSent> {
+        let refused = |why: &str| NotSent::Refused(why.to_owned());
+        let closed = |why: &String| NotSent::Refused(format!("no evidence is kept here: {why}"));
+        let index = &self.kept.as_ref().map_err(closed)?.index;
+        let may_leave = self.settings.now().redact == Redact::Off;
+        let there = index.clip(finding);
+        let original = match &there {
+            Some(ClipState::Ready(clip)) => Some(clip.sha256.clone()),
+            _ => None,
+        };
+        let clip = match (there, index.blurred_of(finding)) {
+            (Some(ClipState::Ready(clip)), _) if may_leave && !clip.sealed => clip,
+            // It may outlive what it was made from.
+            (_, Some(blurred)) => blurred,
+            (Some(ClipState::Ready(clip)), None) => self.blurred(finding, clip).await?,
+            (Some(ClipState::Pending), _) => {
+                return Err(NotSent::Failed("its end has not come yet".to_owned()));
             }
-            Some(ClipState::Ready(clip)) => clip,
-            Some(ClipState::Pending) => return Err("its end has not come yet".to_owned()),
-            Some(ClipState::Missing(why)) => return Err(format!("there is none: {why}")),
-            Some(ClipState::Deleted) => {
-                return Err("it was removed to stay within the budget".to_owned());
+            (Some(ClipState::Missing(why)), _) => {
+                return Err(NotSent::Refused(format!("there is none: {why}")));
             }
-            None => return Err("there is no evidence of it any more".to_owned()),
+            (Some(ClipState::Deleted), _) => {
+                return Err(refused("it was removed to stay within the budget"));
+            }
+            (None, _) => return Err(refused("there is no evidence of it any more")),
         };
         let item = EvidenceItem {
             finding,
@@ -614,12 +717,27 @@ impl EvidenceAnswers {
             file: clip.path,
             sha256: clip.sha256,
             bytes: clip.bytes,
-            redacted: false,
+            redacted: clip.redacted,
             class: clip.class,
             queued_us: self.clock.utc().0,
-            once: false,
         };
-        self.queue(item).await
+        let mut answer = self.queue(item).await.map_err(NotSent::Failed)?;
+        if clip.redacted {
+            answer["made_from"] = original.into();
+        }
+        Ok(answer)
+    }
+
+    /// A copy of `clip` without faces; made, if it was not yet.
+    async fn blurred(&self, finding: Uuid, clip: ClipFile) -> Result<ClipFile, NotSent> {
+        let nobody = || NotSent::Refused("withheld: nothing here blurs faces in clips".to_owned());
+        let blurs = self.blurs.as_ref().ok_or_else(nobody)?;
+        let answer = tokio::time::timeout(BLUR_WAIT, blurs.ask(finding, clip)).await;
+        match answer {
+            Ok(Ok(answer)) => answer.map_err(not_sent),
+            Ok(Err(_)) => Err(not_sent(BlurError::GivenUp)),
+            Err(_) => Err(not_sent(BlurError::OutOfTime)),
+        }
     }
 
     async fn queue(&self, item: EvidenceItem) -> Result<serde_json::Value, String> {
@@ -637,6 +755,16 @@ impl EvidenceAnswers {
     }
 }
 
+/// A value, since whoever calls this has no more use for it.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn not_sent(e: BlurError) -> NotSent {
+    if e.is_final() {
+        NotSent::Refused(e.to_string())
+    } else {
+        NotSent::Failed(e.to_string())
+    }
+}
+
 impl super::desk::Pictures for EvidenceAnswers {
     fn snapshot(&self, camera: String) -> BoxFuture<'static, Result<serde_json::Value, String>> {
         let this = self.clone();
@@ -649,16 +777,16 @@ impl super::desk::Pictures for EvidenceAnswers {
         .boxed()
     }
 
-    fn clip(&self, finding: Uuid) -> BoxFuture<'static, Result<serde_json::Value, String>> {
+    fn clip(&self, finding: Uuid) -> BoxFuture<'static, Result<serde_json::Value, NotSent>> {
         let this = self.clone();
         async move { this.send_clip(finding).await }.boxed()
     }
 }
 
+/// A clip that is being blurred, and those that wait before it, take no longer.
+const BLUR_WAIT: std::time::Duration = std::time::Duration::from_secs(1800);
 /// A camera that sees is looked at once a second at least.
 const SNAPSHOT_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
-/// Folder of pictures that wait to be sent and belong to no finding.
-const SNAPSHOTS: &str = "snapshots";
 
 /// From its content and moment: asked twice for one picture, it is one.
 fn snapshot_id(snapshot: &Snapshot) -> Uuid {
@@ -666,8 +794,9 @@ fn snapshot_id(snapshot: &Snapshot) -> Uuid {
     id_of(name.as_bytes())
 }
 
-/// Why a clip stays at the site under the policy `faces`.
-pub const CLIP_WITHHELD: &str = "faces in clips are not blurred";
+/// Why a clip stays at the site under the policy `faces`, where a copy of it may leave.
+pub const CLIP_WITHHELD: &str =
+    "it stays at the site; the command `clip` sends a copy with faces blurred";
 
 /// What is done with the evidence thread's word: the site's problems, and a notice to the centre.
 pub fn teller(

@@ -19,6 +19,7 @@ mod device;
 mod evidence;
 pub mod exit;
 pub mod explain;
+mod footage;
 mod health;
 mod logging;
 mod models;

@@ -18,6 +18,7 @@ use crate::base::ids::{CameraId, CameraIx, CameraSlots, NoSlot};
 use crate::base::metrics::Metrics;
 use crate::base::time::{MonoMicros, SharedClock};
 use crate::decode::DecodeConfig;
+use crate::evidence::EvidenceIndex;
 use crate::rules::{DeviceConfig, Schedule};
 use crate::uplink::{CameraState, CoverageReport, FindingData, SiteState, StoreError, StoreHandle};
 
@@ -95,7 +96,8 @@ pub struct Oversight {
 }
 
 impl Oversight {
-    /// Goes on from what the store kept. `seed` is the site's full name.
+    /// Goes on from what the store kept. `seed` is the site's full name; `evidence` is whose newest entry
+    /// the coverage reports name.
     ///
     /// # Errors
     /// The coverage so far cannot be read.
@@ -105,12 +107,13 @@ impl Oversight {
         store: &StoreHandle,
         metrics: &Metrics,
         state: watch::Receiver<SiteState>,
+        evidence: Option<EvidenceIndex>,
         clock: SharedClock,
     ) -> Result<Self, StoreError> {
         let (at, utc) = (clock.mono(), clock.utc());
         Ok(Self {
             findings: DeviceFindings::new(terms.devices(), seed),
-            coverage: Coverage::start(&terms.cameras, store, metrics, at, utc)?,
+            coverage: Coverage::start(&terms.cameras, store, metrics, evidence, at, utc)?,
             state,
             business: terms.business,
             clock,

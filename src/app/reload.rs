@@ -530,6 +530,7 @@ impl RunningSite {
                 &self.mail,
             );
         }
+        self.footage.change(&models);
         (self.config, self.models, self.cards) = (config, models, cards);
         Ok(difference.restarted())
     }

@@ -25,6 +25,7 @@ use super::desired::in_force;
 use super::desk::{Desk, Wanted};
 use super::evidence::{ClipWriter, EvidenceDesk, Words, teller};
 use super::exit::{ExitCode, Failure, OrExit as _};
+use super::footage::SiteFootage;
 use super::health::{Problems, first_report};
 use super::models::starts;
 use super::mutes::Mutes;
@@ -38,7 +39,9 @@ use crate::base::time::SharedClock;
 use crate::capture::RtspHosts;
 use crate::decode::FrameBoard;
 use crate::detect::{Analysed, DetectWorker, Detector, Models, ModelsError, OnnxError, Runtime};
-use crate::evidence::{Around, BEAT as EVIDENCE_BEAT, EvidenceSettings, Redact, SiteRings};
+use crate::evidence::{
+    Around, BEAT as EVIDENCE_BEAT, Blurrer, EvidenceSettings, Redact, SiteRings,
+};
 use crate::rules::RuleEngine;
 use crate::track::Tracker;
 use crate::uplink::{
@@ -115,8 +118,12 @@ pub struct RunningSite {
     faults: mpsc::Receiver<Fault>,
     stopping: CancellationToken,
     analytics: JoinHandle<()>,
+    /// Where faces in clips are found.
+    pub(super) footage: SiteFootage,
     /// None if evidence cannot be kept.
     keeper: Option<JoinHandle<()>>,
+    /// The same.
+    blurrer: Option<JoinHandle<()>>,
     store_thread: JoinHandle<()>,
 }
 
@@ -429,7 +436,20 @@ impl Site {
             &metrics,
             clock.clone(),
         );
-        let pictures = evidence_desk.answers(store.clone(), slots.clone(), clock.clone());
+        let footage = SiteFootage::new(models.clone(), clock.clone());
+        let (blurrer, blurs) = evidence_desk
+            .blurrer(Box::new(footage.clone()), clock.clone())
+            .unzip();
+        // No pulse: a clip that takes its time, or never ends, is no reason to end the site.
+        let blur = |blurrer: Blurrer| {
+            let work = move || {
+                blurrer.run();
+                Ok(())
+            };
+            spawn("blur".to_owned(), &wiring.faults, work)
+        };
+        let blurrer = blurrer.map(blur).transpose()?;
+        let pictures = evidence_desk.answers(store.clone(), slots.clone(), clock.clone(), blurs);
         let keeper = match keeper {
             None => None,
             Some(keeper) => {
@@ -461,7 +481,9 @@ impl Site {
         let (orders, orders_seen) = sync_channel(ORDERS);
         let terms = Terms::of(&config, &slots).or_exit(ExitCode::Config)?;
         let seen = wiring.state.subscribe();
-        let oversight = Oversight::start(terms, &seed, &store, &metrics, seen, clock.clone());
+        let chain = evidence_desk.index();
+        let oversight =
+            Oversight::start(terms, &seed, &store, &metrics, seen, chain, clock.clone());
         let oversight = oversight.map_err(store_failure)?;
         let coverage = oversight.so_far();
         let mut analytics =
@@ -584,7 +606,9 @@ impl Site {
             faults: fault_seen,
             stopping,
             analytics,
+            footage,
             keeper,
+            blurrer,
             store_thread,
         })
     }
@@ -651,13 +675,15 @@ impl RunningSite {
             camera.ended().await;
         }
         let (board, workers, analytics) = (self.wiring.board, self.workers, self.analytics);
-        let (analysed, keeper) = (self.analysed, self.keeper);
+        let (analysed, keeper, blurrer) = (self.analysed, self.keeper, self.blurrer);
         let upstream = on_thread("join", move || {
             board.close();
             join_all(workers.threads);
             // The analytics thread ends when nobody can hand it a picture any more.
             drop(analysed);
             drop(analytics.join());
+            // The commands have ended, so nobody waits for a blurred clip.
+            join_all(blurrer.into_iter().collect());
             // And the evidence thread when it has none left to complete.
             join_all(keeper.into_iter().collect());
         });

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
 use super::terminal::{Terminal, Tone};
-use crate::evidence::{KeyFrom, PublicKey, Verdict, VerifyError, verify};
+use crate::evidence::{Head, KeyFrom, PublicKey, Verdict, VerifyError, verify_with_head};
 
 /// What to check and with what.
 #[derive(Clone, Debug)]
@@ -12,6 +12,8 @@ pub struct VerifyOptions {
     pub path: PathBuf,
     /// The site's public key.
     pub key: Option<PathBuf>,
+    /// An entry that the chain must hold.
+    pub head: Option<Head>,
     /// One JSON object.
     pub json: bool,
 }
@@ -24,9 +26,11 @@ pub struct VerifyOptions {
 pub fn run(options: &VerifyOptions, terminal: Terminal) -> Outcome {
     let key = options.key.as_deref().map(PublicKey::read);
     let key = key.transpose().or_exit(ExitCode::Usage)?;
-    let verdict = verify(&options.path, key).map_err(|e| {
+    let verdict = verify_with_head(&options.path, key, options.head.as_ref()).map_err(|e| {
         let code = match e {
-            VerifyError::NotEvidence { .. } | VerifyError::Key(_) => ExitCode::Usage,
+            VerifyError::NotEvidence { .. } | VerifyError::NoChain { .. } | VerifyError::Key(_) => {
+                ExitCode::Usage
+            }
             VerifyError::Unreadable { .. } => ExitCode::Data,
         };
         Failure::new(code, e)
@@ -77,6 +81,9 @@ fn print(verdict: &Verdict, terminal: Terminal) {
         verdict.deleted_bytes,
         verdict.key
     ));
+    if verdict.head == Some(true) {
+        terminal.line("the entry given with --head is in the chain");
+    }
     let (tone, word) = if verdict.ok {
         (Tone::Good, "whole")
     } else {

@@ -57,6 +57,7 @@ metrics! {
     GopRingSkipped => "gop_ring_units_skipped_total", "Access units not kept for clips because a key unit had to come first, by camera.";
     EvidenceStills => "evidence_stills_total", "Pictures made for findings, by kind.";
     EvidenceClips => "evidence_clips_total", "Clips cut for findings, by camera.";
+    EvidenceClipsBlurred => "evidence_clips_blurred_total", "Clips asked for whose faces had to be blurred, by outcome (made, refused, failed, busy, given_up).";
     EvidencePreRollShort => "evidence_pre_roll_short_total", "Clips that begin later than asked, by camera.";
     EvidenceFailures => "evidence_failures_total", "Evidence that could not be made, kept or signed, by reason.";
     EvidenceJobsDropped => "evidence_jobs_dropped_total", "Findings without clip and original because the evidence thread was behind.";

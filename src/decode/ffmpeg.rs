@@ -66,7 +66,8 @@ pub struct Decoder {
     to_i420: Option<(ScalerKey, scaling::Context, ff::frame::Video)>,
 }
 
-type ScalerKey = (Pixel, u32, u32);
+/// Pixel format and size of a picture, and the size it is copied at.
+type ScalerKey = (Pixel, SizePx, SizePx);
 
 // SAFETY: libswscale's context is owned by this value alone and holds no thread-local state; it is
 // only ever used through `&mut self`, so moving it to another thread is sound. The other fields are
@@ -205,12 +206,20 @@ impl Picture<'_> {
     /// # Errors
     /// [`DecodeError::Conversion`] for pixel formats libswscale cannot turn into 4:2:0.
     pub fn copy_into(self, frame: &mut Frame) -> Result<(), DecodeError> {
+        let size = self.size;
+        self.copy_at(size, frame)
+    }
+
+    /// The same, shrunk or enlarged to `size`.
+    ///
+    /// # Errors
+    /// [`DecodeError::Conversion`] for what libswscale cannot turn into 4:2:0 of that size.
+    pub fn copy_at(self, size: SizePx, frame: &mut Frame) -> Result<(), DecodeError> {
         use ff::util::color::{Range, Space};
         let Decoder {
             picture, to_i420, ..
         } = self.decoder;
         let format = picture.format();
-        let size = self.size;
         let jpeg = matches!(format, Pixel::YUVJ420P | Pixel::YUVJ422P | Pixel::YUVJ444P);
         // RGB (PNG) is converted to full range.
         let rgb = picture.color_space() == Space::RGB || is_rgb(format);
@@ -223,24 +232,30 @@ impl Picture<'_> {
         frame.pixels.clear();
         frame.pixels.reserve_exact(Frame::byte_len(size));
 
-        let planar = if matches!(format, Pixel::YUV420P | Pixel::YUVJ420P) {
+        let is_planar = matches!(format, Pixel::YUV420P | Pixel::YUVJ420P);
+        let planar = if is_planar && self.size == size {
             &*picture
         } else {
-            let key = (format, size.width_px, size.height_px);
+            let key = (format, self.size, size);
             let failed = |e: ff::Error| DecodeError::Conversion {
                 from: format!("{format:?}"),
                 why: e.to_string(),
             };
             if to_i420.as_ref().is_none_or(|(k, ..)| *k != key) {
                 let (w, h) = (size.width_px, size.height_px);
-                let flags = scaling::Flags::POINT;
+                let (from_w, from_h) = (self.size.width_px, self.size.height_px);
+                let flags = if self.size == size {
+                    scaling::Flags::POINT
+                } else {
+                    scaling::Flags::AREA
+                };
                 // libswscale converts the range too where one of the formats is a "J" one.
                 let to = if jpeg || rgb {
                     Pixel::YUVJ420P
                 } else {
                     Pixel::YUV420P
                 };
-                let scaler = scaling::Context::get(format, w, h, to, w, h, flags);
+                let scaler = scaling::Context::get(format, from_w, from_h, to, w, h, flags);
                 let scaler = scaler.map_err(failed)?;
                 *to_i420 = Some((key, scaler, ff::frame::Video::empty()));
             }
@@ -493,6 +508,235 @@ fn describe(
         p.extradata_size = parameters.len() as i32;
     }
     Ok(())
+}
+
+/// H.264 encoders that are asked for by name, the best first; one that only some hardware has comes
+/// after these.
+const ENCODERS: [&str; 2] = ["libx264", "libopenh264"];
+/// What an encoded clip may take of a line, bit/s: legible at the sizes it is made for.
+const CLIP_BITS: usize = 1_000_000;
+/// Between key pictures, so that a player can wind.
+const KEY_EVERY: u32 = 50;
+/// Sizes that no encoder refuses.
+const LEAST_SIDE: u32 = 16;
+
+/// Why pictures could not be written as a clip.
+#[derive(Debug, thiserror::Error)]
+pub enum FilmError {
+    /// The library was built without one, or none works on this machine.
+    #[error("libavcodec has no H.264 encoder that works here")]
+    NoEncoder,
+    /// A picture is not like the first one.
+    #[error("a picture does not fit the clip: {0}")]
+    Misfit(String),
+    /// The encoder or the disk refused.
+    #[error("{}: {why}", path.display())]
+    Unwritable {
+        /// Which file.
+        path: PathBuf,
+        /// The library's reason.
+        why: String,
+    },
+}
+
+/// Whether pictures can be written as H.264 with this libavcodec. Says nothing of hardware that may
+/// still refuse.
+pub fn can_film() -> bool {
+    init();
+    encoders().next().is_some()
+}
+
+fn encoders() -> impl Iterator<Item = ff::Codec> {
+    let named = ENCODERS.into_iter().filter_map(ff::encoder::find_by_name);
+    named.chain(ff::encoder::find(ff::codec::Id::H264))
+}
+
+/// Writes pictures as H.264 (4:2:0) into an MP4 file whose index comes first, without sound. Blocking;
+/// on the caller's thread alone.
+pub struct Film {
+    output: ff::format::context::Output,
+    encoder: ff::encoder::Video,
+    picture: ff::frame::Video,
+    size: SizePx,
+    last: Option<i64>,
+    path: PathBuf,
+}
+
+impl std::fmt::Debug for Film {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Film").field(&self.path).finish()
+    }
+}
+
+impl Film {
+    /// Begins a clip of pictures like `first`, about `fps` of them a second; `to` is made or replaced.
+    ///
+    /// # Errors
+    /// [`FilmError`].
+    pub fn begin(to: &Path, first: &Frame, fps: f64) -> Result<Self, FilmError> {
+        init();
+        let failed = |e: ff::Error| FilmError::Unwritable {
+            path: to.to_owned(),
+            why: e.to_string(),
+        };
+        let size = first.size;
+        if [size.width_px, size.height_px]
+            .iter()
+            .any(|side| *side < LEAST_SIDE || side % 2 == 1)
+        {
+            let SizePx {
+                width_px,
+                height_px,
+            } = size;
+            return Err(FilmError::Misfit(format!(
+                "it has {width_px} x {height_px}"
+            )));
+        }
+        let (codec, encoder) = encoders()
+            .find_map(|codec| Some((codec, open_encoder(codec, first, fps).ok()?)))
+            .ok_or(FilmError::NoEncoder)?;
+        let mut output = ff::format::output_as(to, "mp4").map_err(failed)?;
+        let mut stream = output.add_stream(codec).map_err(failed)?;
+        stream.set_time_base(CLOCK_90K);
+        stream.set_parameters(&encoder);
+        let mut options = ff::Dictionary::new();
+        options.set("movflags", "faststart");
+        drop(output.write_header_with(options).map_err(failed)?);
+        let mut picture = ff::frame::Video::new(Pixel::YUV420P, size.width_px, size.height_px);
+        picture.set_color_range(range_of(first));
+        picture.set_color_space(space_of(first));
+        Ok(Self {
+            output,
+            encoder,
+            picture,
+            size,
+            last: None,
+            path: to.to_owned(),
+        })
+    }
+
+    /// Adds the next picture, shown at `frame.stamp.pts`.
+    ///
+    /// # Errors
+    /// [`FilmError`].
+    pub fn add(&mut self, frame: &Frame) -> Result<(), FilmError> {
+        if frame.size != self.size || frame.pixels.len() != Frame::byte_len(self.size) {
+            return Err(FilmError::Misfit("it has another size".to_owned()));
+        }
+        // The encoder keeps what it was given for a while; then this makes a copy to write into.
+        // SAFETY: `picture` holds a valid AVFrame with buffers of its own for as long as `self` lives,
+        // and nobody else refers to it during the call.
+        let writable = unsafe { ff::ffi::av_frame_make_writable(self.picture.as_mut_ptr()) };
+        if writable < 0 {
+            return Err(self.failed(ff::Error::from(writable)));
+        }
+        for (plane, rows) in frame.planes().into_iter().enumerate() {
+            let width = self.picture.plane_width(plane) as usize;
+            let stride = self.picture.stride(plane);
+            let to = self.picture.data_mut(plane).chunks_mut(stride);
+            for (to, from) in to.zip(rows.chunks(width)) {
+                to[..width].copy_from_slice(from);
+            }
+        }
+        // Two pictures of one time would be refused.
+        let at = self.last.map_or(frame.stamp.pts.0, |last| {
+            frame.stamp.pts.0.max(last.saturating_add(1))
+        });
+        self.last = Some(at);
+        self.picture.set_pts(Some(at));
+        let sent = self.encoder.send_frame(&self.picture);
+        sent.map_err(|e| self.failed(e))?;
+        self.drain()
+    }
+
+    /// Writes what the encoder holds back, and the file's index.
+    ///
+    /// # Errors
+    /// [`FilmError`]; the file is of no use then.
+    pub fn finish(mut self) -> Result<(), FilmError> {
+        let ended = self.encoder.send_eof();
+        ended.map_err(|e| self.failed(e))?;
+        self.drain()?;
+        let written = self.output.write_trailer();
+        written.map_err(|e| self.failed(e))
+    }
+
+    fn drain(&mut self) -> Result<(), FilmError> {
+        loop {
+            let mut packet = ff::Packet::empty();
+            match self.encoder.receive_packet(&mut packet) {
+                Ok(()) => {}
+                Err(ff::Error::Eof) => return Ok(()),
+                Err(ff::Error::Other { errno }) if errno == ff::error::EAGAIN => return Ok(()),
+                Err(e) => return Err(self.failed(e)),
+            }
+            packet.set_stream(0);
+            let time_base = self.output.stream(0).map_or(CLOCK_90K, |s| s.time_base());
+            packet.rescale_ts(CLOCK_90K, time_base);
+            let written = packet.write_interleaved(&mut self.output);
+            written.map_err(|e| self.failed(e))?;
+        }
+    }
+
+    fn failed(&self, e: ff::Error) -> FilmError {
+        FilmError::Unwritable {
+            path: self.path.clone(),
+            why: e.to_string(),
+        }
+    }
+}
+
+fn range_of(frame: &Frame) -> ff::color::Range {
+    if frame.full_range {
+        ff::color::Range::JPEG
+    } else {
+        ff::color::Range::MPEG
+    }
+}
+
+fn space_of(frame: &Frame) -> ff::color::Space {
+    match frame.matrix {
+        YuvMatrix::Bt709 => ff::color::Space::BT709,
+        YuvMatrix::Bt601 => ff::color::Space::SMPTE170M,
+    }
+}
+
+/// One thread, no pictures out of order, and a ceiling for its bits.
+fn open_encoder(
+    codec: ff::Codec,
+    first: &Frame,
+    fps: f64,
+) -> Result<ff::encoder::Video, ff::Error> {
+    let mut context = ff::codec::Context::new_with_codec(codec);
+    context.set_threading(ff::threading::Config {
+        kind: ff::threading::Type::None,
+        count: 1,
+        ..ff::threading::Config::default()
+    });
+    // MP4 wants the parameter sets in its header.
+    context.set_flags(ff::codec::Flags::GLOBAL_HEADER);
+    context.set_time_base(CLOCK_90K);
+    // Without it the ceiling would be reckoned by 90,000 pictures a second.
+    context.set_frame_rate(Some(ff::Rational((fps * 1000.0).round() as i32, 1000)));
+    let mut video = context.encoder().video()?;
+    video.set_width(first.size.width_px);
+    video.set_height(first.size.height_px);
+    video.set_format(Pixel::YUV420P);
+    video.set_gop(KEY_EVERY);
+    video.set_max_b_frames(0);
+    video.set_color_range(range_of(first));
+    video.set_colorspace(space_of(first));
+    let mut options = ff::Dictionary::new();
+    if codec.name() == ENCODERS[0] {
+        let ceiling = CLIP_BITS.to_string();
+        options.set("preset", "veryfast");
+        options.set("crf", "26");
+        options.set("maxrate", &ceiling);
+        options.set("bufsize", &ceiling);
+    } else {
+        video.set_bit_rate(CLIP_BITS);
+    }
+    video.open_as_with(codec, options)
 }
 
 /// Opens recorded clips with libavformat.

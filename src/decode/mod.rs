@@ -9,6 +9,7 @@ mod camera;
 mod clip_time;
 mod config;
 mod ffmpeg;
+mod footage;
 mod frame;
 mod motion;
 mod picture_health;
@@ -20,8 +21,10 @@ pub use board::{Claim, FrameBoard, Held, NoFrame, Posted};
 pub use camera::{DecodeHealth, DecodeThread, FAILURE_LIMIT, FAILURE_WINDOW, REST, STALL};
 pub use config::{DecodeConfig, MotionConfig};
 pub use ffmpeg::{
-    Clips, DecodeError, Decoder, Picture, PictureError, RemuxError, read_picture, remux,
+    Clips, DecodeError, Decoder, Film, FilmError, Picture, PictureError, RemuxError, can_film,
+    read_picture, remux,
 };
+pub use footage::{FootageError, each_picture};
 pub use frame::{Frame, YuvMatrix};
 pub use motion::MotionDetector;
 pub use picture_health::{PictureConfig, PictureFault};

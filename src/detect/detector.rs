@@ -188,14 +188,46 @@ impl Models {
     /// # Errors
     /// [`OnnxError`] names the model.
     pub fn detector(&self) -> Result<Detector, OnnxError> {
+        self.sessions(|_| true)
+    }
+
+    /// The same with those models only that find one of the classes `wanted` (by class id) in the whole
+    /// picture, and without second looks at what they find. With another limit of native-resolution
+    /// regions in a frame than the cards'.
+    ///
+    /// # Errors
+    /// [`OnnxError`] names the model.
+    pub fn finder(&self, wanted: &[bool], regions: usize) -> Result<Detector, OnnxError> {
+        let mut finder = self.sessions(|model| self.finds(model, wanted))?;
+        for stage in &mut finder.stages {
+            if let Some(of) = &mut stage.card.regions {
+                of.per_frame = regions;
+            }
+        }
+        Ok(finder)
+    }
+
+    /// Whether the model at this index finds one of the classes `wanted` in the whole picture.
+    pub fn finds(&self, model: usize, wanted: &[bool]) -> bool {
+        let mut classes = self.classes.iter().zip(wanted);
+        let gives = classes.any(|(class, wanted)| *wanted && class.model == model);
+        gives && !self.loaded[model].card.is_second_stage()
+    }
+
+    fn sessions(&self, of: impl Fn(usize) -> bool) -> Result<Detector, OnnxError> {
         let (mut stages, mut heads, mut smoking) = (Vec::new(), Vec::new(), Vec::new());
         let named = |labels: &[String]| -> Vec<bool> {
             let classes = self.classes.iter();
             classes.map(|c| labels.contains(&c.label)).collect()
         };
-        let mut first_class = 0;
-        for model in self.loaded.iter() {
+        let mut next_class = 0;
+        for (index, model) in self.loaded.iter().enumerate() {
             let card = &model.card;
+            let first_class = next_class;
+            next_class += card.classes.len();
+            if !of(index) {
+                continue;
+            }
             let runner = Runner {
                 network: Network::load(&self.runtime, model)?,
                 preprocessor: Preprocessor::new(card.input.clone(), card.step()),
@@ -226,7 +258,6 @@ impl Models {
                     first_class,
                 }),
             }
-            first_class += card.classes.len();
         }
         Ok(Detector {
             stages,

@@ -4,7 +4,7 @@
 //! signed of it stays for ever: it is small, and it is the proof that there was more.
 use std::time::Duration;
 
-use super::bundle::{CLIP, FINDING, MANIFEST, PENDING, SEALED_CLIP};
+use super::bundle::{BLURRED_CLIP, CLIP, FINDING, MANIFEST, PENDING, SEALED_CLIP};
 use super::manifest::{DeletedFile, FileEntry};
 use crate::base::time::UtcMicros;
 
@@ -35,7 +35,8 @@ pub struct Budget {
 const HEADROOM: u64 = 20;
 
 fn is_clip(file: &FileEntry) -> bool {
-    [CLIP, SEALED_CLIP].contains(&file.name.as_str())
+    // A blurred copy goes before what it was made from, by its name.
+    [CLIP, SEALED_CLIP, BLURRED_CLIP].contains(&file.name.as_str())
 }
 
 fn may_go(file: &FileEntry) -> bool {

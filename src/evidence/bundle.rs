@@ -7,6 +7,7 @@
 //! | `frame.jpg`, `annotated.jpg` | the deciding picture, clean and with boxes; what may leave the site |
 //! | `clip.mp4` | the video around it, where policy lets it leave |
 //! | `sealed/` | pictures and video as the camera saw them, for the daemon's user only |
+//! | `blurred.mp4`, `blurred.json` | a copy of the clip without faces, made when it was asked for, and the chain's entry on it |
 //! | `manifest.json` | the chain's entry on all of these |
 //! | `pending.json` | what the entry will say, until it is signed |
 use std::io;
@@ -32,6 +33,10 @@ pub const SEALED: &str = "sealed";
 pub const SEALED_FRAME: &str = "sealed/frame.jpg";
 /// See the table above.
 pub const SEALED_CLIP: &str = "sealed/clip.mp4";
+/// See the table above.
+pub const BLURRED_CLIP: &str = "blurred.mp4";
+/// See the table above.
+pub const BLURRED_MANIFEST: &str = "blurred.json";
 /// See the table above.
 pub const MANIFEST: &str = "manifest.json";
 /// See the table above.

@@ -42,6 +42,32 @@ pub struct Chain {
     good_bytes: u64,
 }
 
+/// An entry by number and digest. Whoever has it can tell whether a chain was cut off before it, which the
+/// chain itself cannot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Its number, from 0.
+    pub entry: u64,
+    /// SHA-256 of its line, 64 hex digits.
+    pub sha256: String,
+}
+
+impl std::str::FromStr for Head {
+    type Err = String;
+
+    /// `NUMBER:SHA256`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let shape = || format!("`{text}` is not NUMBER:SHA256, e.g. 41:9f86d0…");
+        let (entry, sha256) = text.split_once(':').ok_or_else(shape)?;
+        let is_digest = sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit());
+        let entry = entry.parse().ok().filter(|_| is_digest).ok_or_else(shape)?;
+        Ok(Self {
+            entry,
+            sha256: sha256.to_ascii_lowercase(),
+        })
+    }
+}
+
 /// What was found in the file.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -174,6 +200,13 @@ impl Chain {
         Ok(line.map(<[u8]>::to_vec))
     }
 
+    /// Number and digest of the newest entry, if there is one.
+    pub fn newest(&self) -> Option<Head> {
+        let entry = self.next_index.checked_sub(1)?;
+        let sha256 = self.head.clone();
+        Some(Head { entry, sha256 })
+    }
+
     /// How many entries there are.
     pub fn entries(&self) -> u64 {
         self.next_index
@@ -217,6 +250,7 @@ mod tests {
         }
         let (chain, found) = open(dir.path());
         assert_eq!((chain.entries(), found.entries.len()), (6, 6));
+        assert_eq!(chain.newest().map(|h| h.entry), Some(5));
         let fifth = chain.find(|e| e.index == 4).unwrap().unwrap();
         assert_eq!(Line::parse(&fifth).unwrap().entry, found.entries[4]);
     }

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
 
 use super::budget::Held;
-use super::bundle::{CLIP, SEALED_CLIP};
-use super::manifest::{BundleBody, DeletedFile};
+use super::bundle::{BLURRED_CLIP, CLIP, SEALED_CLIP};
+use super::chain::Head;
+use super::manifest::{BundleBody, DeletedFile, DerivedBody, SnapshotBody};
 use crate::base::time::UtcMicros;
 
 /// What has become of a finding's clip.
@@ -26,6 +27,8 @@ pub enum ClipState {
 /// A clip.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClipFile {
+    /// Its bundle's folder, below the evidence folder.
+    pub folder: String,
     /// Below the evidence folder.
     pub path: String,
     /// Its digest.
@@ -34,8 +37,12 @@ pub struct ClipFile {
     pub bytes: u64,
     /// Policy keeps it here: nobody blurred its faces.
     pub sealed: bool,
+    /// Whether somebody did.
+    pub redacted: bool,
     /// Class of its finding.
     pub class: u8,
+    /// Faces in the finding's picture that were blurred.
+    pub faces: u32,
 }
 
 #[derive(Debug)]
@@ -43,11 +50,15 @@ struct Bundle {
     finding: Uuid,
     held: Held,
     clip: ClipState,
+    blurred: Option<ClipFile>,
 }
 
 /// All bundles, by folder. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct EvidenceIndex(Arc<Mutex<BTreeMap<String, Bundle>>>);
+pub struct EvidenceIndex {
+    bundles: Arc<Mutex<BTreeMap<String, Bundle>>>,
+    head: Arc<Mutex<Option<Head>>>,
+}
 
 /// RFC 3339 as in entries; the beginning of time if it is none.
 pub fn micros(text: &str) -> UtcMicros {
@@ -57,7 +68,19 @@ pub fn micros(text: &str) -> UtcMicros {
 
 impl EvidenceIndex {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Bundle>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.bundles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The chain's newest entry, at most a moment old; none if there is none.
+    pub fn head(&self) -> Option<Head> {
+        let head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        head.clone()
+    }
+
+    /// The chain has grown.
+    pub(super) fn set_head(&self, newest: Option<Head>) {
+        let mut head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        *head = newest;
     }
 
     /// The clip of a finding, of the newest if it reopened; none if there is no bundle of it.
@@ -66,6 +89,19 @@ impl EvidenceIndex {
         let of_it = all.values().filter(|b| b.finding == finding);
         let newest = of_it.max_by_key(|b| b.held.opened);
         newest.map(|b| b.clip.clone())
+    }
+
+    /// The copy without faces of the clip that lies in `folder`, if it was made.
+    pub fn blurred(&self, folder: &str) -> Option<ClipFile> {
+        self.lock().get(folder).and_then(|b| b.blurred.clone())
+    }
+
+    /// The same of a finding's clip, of the newest bundle that has one.
+    pub fn blurred_of(&self, finding: Uuid) -> Option<ClipFile> {
+        let all = self.lock();
+        let of_it = all.values().filter(|b| b.finding == finding);
+        let newest = of_it.max_by_key(|b| b.held.opened);
+        newest.and_then(|b| b.blurred.clone())
     }
 
     /// A bundle whose clip is awaited.
@@ -80,6 +116,7 @@ impl EvidenceIndex {
             finding,
             held,
             clip: ClipState::Pending,
+            blurred: None,
         };
         self.lock().entry(folder.to_owned()).or_insert(bundle);
     }
@@ -93,11 +130,14 @@ impl EvidenceIndex {
             .find(|f| f.name == CLIP || f.name == SEALED_CLIP);
         let clip = if let Some(file) = clip {
             ClipState::Ready(ClipFile {
+                folder: draft.folder.clone(),
                 path: format!("{}/{}", draft.folder, file.name),
                 sha256: file.sha256.clone(),
                 bytes: file.bytes,
                 sealed: file.name == SEALED_CLIP,
+                redacted: false,
                 class: draft.class,
+                faces: draft.redaction.faces,
             })
         } else {
             let missing = body.missing.iter().find(|m| m.name == CLIP);
@@ -113,8 +153,58 @@ impl EvidenceIndex {
             finding: draft.finding,
             held,
             clip,
+            blurred: None,
         };
         self.lock().insert(draft.folder.clone(), bundle);
+    }
+
+    /// A snapshot that is signed. It goes as early as what is found least urgent.
+    pub(super) fn add_snapshot(&self, body: &SnapshotBody) {
+        let held = Held {
+            folder: body.folder.clone(),
+            class: 3,
+            opened: micros(&body.taken),
+            files: body.files.clone(),
+        };
+        let bundle = Bundle {
+            finding: body.snapshot,
+            held,
+            clip: ClipState::Missing("a snapshot is one picture".to_owned()),
+            blurred: None,
+        };
+        self.lock().insert(body.folder.clone(), bundle);
+    }
+
+    /// Whether something signed lies in this folder.
+    pub(super) fn has(&self, folder: &str) -> bool {
+        self.lock().contains_key(folder)
+    }
+
+    /// A blurred copy that is signed.
+    pub(super) fn add_derived(&self, body: &DerivedBody) {
+        let mut all = self.lock();
+        let Some(bundle) = all.get_mut(&body.folder) else {
+            return;
+        };
+        bundle.held.files.retain(|f| f.name != body.file.name);
+        bundle.held.files.push(body.file.clone());
+        bundle.blurred = Some(ClipFile {
+            folder: body.folder.clone(),
+            path: format!("{}/{}", body.folder, body.file.name),
+            sha256: body.file.sha256.clone(),
+            bytes: body.file.bytes,
+            sealed: false,
+            redacted: true,
+            class: bundle.held.class,
+            faces: body.redaction.faces,
+        });
+    }
+
+    /// Folders of bundles without a blurred copy.
+    pub(super) fn without_derived(&self) -> Vec<String> {
+        let all = self.lock();
+        let without = all.iter().filter(|(_, b)| b.blurred.is_none());
+        without.map(|(folder, _)| folder.clone()).collect()
     }
 
     /// Files that are gone.
@@ -126,6 +216,9 @@ impl EvidenceIndex {
                 bundle.held.files.retain(|f| f.name != gone.name);
                 if gone.name == CLIP || gone.name == SEALED_CLIP {
                     bundle.clip = ClipState::Deleted;
+                }
+                if gone.name == BLURRED_CLIP {
+                    bundle.blurred = None;
                 }
             }
         }

@@ -25,20 +25,32 @@ use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{
+    Receiver, RecvTimeoutError, SendError, SyncSender, TrySendError, sync_channel,
+};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
+use super::blurred::BEING_MADE;
 use super::budget::{Budget, Held, too_much, too_old};
-use super::bundle::{self, CLIP, MANIFEST, PENDING, SEALED, SEALED_CLIP, SEALED_FRAME};
+use super::bundle::{
+    self, BLURRED_CLIP, BLURRED_MANIFEST, CLIP, FRAME, MANIFEST, PENDING, SEALED, SEALED_CLIP,
+    SEALED_FRAME,
+};
 use super::chain::Chain;
 use super::clip::{CameraRings, ClipSpan, Remux, SiteRings, is_short};
 use super::config::{EvidenceConfig, EvidenceSettings, Redact};
 use super::disk::{Access, Disk, sync_folder};
 use super::index::EvidenceIndex;
 use super::key::{KeyError, PUBLIC_KEY_FILE, SiteKey};
-use super::manifest::{Body, BundleBody, DeletedBody, DeletedFile, Draft, Line, Missing, SiteName};
+use super::manifest::{
+    Body, BundleBody, DeletedBody, DeletedFile, DerivedBody, Draft, Line, Missing, SiteName,
+    SnapshotBody,
+};
 use super::still::encode_jpeg;
+use super::writer::put_folder;
 use crate::base::heartbeat::Heartbeat;
 use crate::base::metrics::{Metric, Metrics};
 use crate::base::time::{MonoMicros, SharedClock, UtcMicros};
@@ -109,10 +121,24 @@ pub struct Job {
     pub clip: ClipSpan,
 }
 
+/// What became of something that was to be signed; why not, for people.
+pub type Signed = oneshot::Sender<Result<(), String>>;
+
+/// What the thread is given to do.
+#[derive(Debug)]
+pub enum Work {
+    /// To complete and sign a bundle.
+    Bundle(Box<Job>),
+    /// To put [`BEING_MADE`] into its bundle, and to sign it.
+    Derived(Box<DerivedBody>, Signed),
+    /// To write and sign a picture that somebody asked for; its files are yet to be named.
+    Snapshot(Box<SnapshotBody>, Vec<u8>, Signed),
+}
+
 /// Where jobs go.
 #[derive(Clone, Debug)]
 pub struct Jobs {
-    queue: SyncSender<Job>,
+    queue: SyncSender<Work>,
     aside: Aside,
     index: EvidenceIndex,
     metrics: Metrics,
@@ -123,8 +149,10 @@ impl Jobs {
     pub fn give(&self, job: Job) {
         let draft = &job.draft;
         self.index.expect(draft.finding, &draft.folder, draft.class);
-        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) =
-            self.queue.try_send(job)
+        let work = Work::Bundle(Box::new(job));
+        if let Err(TrySendError::Full(work) | TrySendError::Disconnected(work)) =
+            self.queue.try_send(work)
+            && let Work::Bundle(job) = work
         {
             let mut aside = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
             tracing::warn!(finding = %job.draft.finding, "evidence thread is behind: no clip and no original");
@@ -135,6 +163,31 @@ impl Jobs {
                 .counter(Metric::EvidenceJobsDropped, &[])
                 .add(1);
         }
+    }
+}
+
+impl Jobs {
+    /// Keeps and signs a picture that somebody asked for, `body` without its files; waits while the thread
+    /// is behind. Blocking.
+    ///
+    /// # Errors
+    /// Why it is not signed, for people.
+    pub fn sign_snapshot(&self, body: SnapshotBody, jpeg: Vec<u8>) -> Result<(), String> {
+        let stopped = || "the evidence thread has ended".to_owned();
+        let (done, signed) = oneshot::channel();
+        let work = Work::Snapshot(Box::new(body), jpeg, done);
+        self.work(work).map_err(|_| stopped())?;
+        signed.blocking_recv().map_err(|_| stopped())?
+    }
+
+    /// Hands over what somebody waits for; waits while the thread is behind.
+    pub(super) fn work(&self, work: Work) -> Result<(), SendError<Work>> {
+        self.queue.send(work)
+    }
+
+    /// What there is.
+    pub(super) fn index(&self) -> EvidenceIndex {
+        self.index.clone()
     }
 }
 
@@ -157,7 +210,7 @@ pub struct Keeper {
     config: EvidenceConfig,
     chain: Chain,
     disk: Disk,
-    jobs: Receiver<Job>,
+    jobs: Receiver<Work>,
     aside: Aside,
     index: EvidenceIndex,
     waiting: Vec<Waiting>,
@@ -285,9 +338,15 @@ impl Keeper {
     }
 
     fn take_stock(&mut self, bodies: impl Iterator<Item = Body>) -> Result<(), OpenError> {
+        let mut derived = Vec::new();
         for body in bodies {
             match body {
                 Body::Bundle(body) => self.index.add(&body),
+                Body::Derived(body) => {
+                    self.index.add_derived(&body);
+                    derived.push(body);
+                }
+                Body::Snapshot(body) => self.index.add_snapshot(&body),
                 Body::Deleted(body) => {
                     self.unlink(&body.files);
                     self.index.remove(&body.files);
@@ -295,6 +354,7 @@ impl Keeper {
             }
         }
         self.gauges();
+        self.finish_derived(&derived);
         let dir = &self.config.dir;
         let folders = bundle::all_folders(dir).map_err(|source| OpenError::Folder {
             path: dir.clone(),
@@ -315,7 +375,15 @@ impl Keeper {
         loop {
             around.heartbeat.beat();
             match self.jobs.recv_timeout(TICK) {
-                Ok(job) => self.take(job),
+                Ok(Work::Bundle(job)) => self.take(*job),
+                Ok(Work::Derived(body, signed)) => {
+                    let done = self.sign_derived(&body);
+                    self.answer(signed, done);
+                }
+                Ok(Work::Snapshot(body, jpeg, signed)) => {
+                    let done = self.sign_snapshot(*body, &jpeg);
+                    self.answer(signed, done);
+                }
                 Err(RecvTimeoutError::Timeout) => self.take_aside(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -323,6 +391,14 @@ impl Keeper {
         }
         self.take_aside();
         self.work(around, true);
+    }
+
+    fn answer(&self, signed: Signed, done: Result<(), String>) {
+        if let Err(why) = &done {
+            self.failed("sign", why);
+        }
+        // Who asked may have given up; what was signed is there all the same.
+        drop(signed.send(done));
     }
 
     fn take(&mut self, job: Job) {
@@ -361,6 +437,10 @@ impl Keeper {
             let path = self.config.dir.join(folder).join(PENDING);
             let Ok(text) = fs::read(&path) else { continue };
             self.clear_parts(folder);
+            if let Ok(body) = serde_json::from_slice::<SnapshotBody>(&text) {
+                self.settle_snapshot(folder, &body);
+                continue;
+            }
             match serde_json::from_slice(&text) {
                 Ok(draft) => self.sign_as_it_is(Draft {
                     folder: folder.clone(),
@@ -565,8 +645,130 @@ impl Keeper {
     /// The chain's line on a bundle, if it is signed. Only for bundles that are pending: reading the
     /// chain takes longer the older the site is.
     fn entry_of(&self, folder: &str) -> io::Result<Option<Vec<u8>>> {
-        let named = |e: &super::manifest::Entry| matches!(&e.body, Body::Bundle(b) if b.draft.folder == folder);
-        self.chain.find(named)
+        self.chain.find(|e| e.body.folder() == Some(folder))
+    }
+
+    /// Puts a blurred clip into its bundle and signs it. A power cut leaves a copy that no entry names,
+    /// or an entry without its own copy beside it; the next start mends both.
+    pub(super) fn sign_derived(&mut self, body: &DerivedBody) -> Result<(), String> {
+        let folder = self.config.dir.join(&body.folder);
+        let place = folder.join(BLURRED_CLIP);
+        let (disk, now) = (&self.disk, self.clock.utc());
+        disk.rename(&self.config.dir.join(BEING_MADE), &place)
+            .map_err(|e| e.to_string())?;
+        let entry = Body::Derived(Box::new(body.clone()));
+        let appended = self.chain.append(disk, entry, now).map_err(|e| {
+            drop(disk.remove(&place));
+            e.to_string()
+        })?;
+        self.index.add_derived(body);
+        if let Err(e) = disk.replace(
+            &folder.join(BLURRED_MANIFEST),
+            &appended.line,
+            Access::Group,
+        ) {
+            tracing::warn!(err = %e, folder = body.folder, "the entry's copy beside a blurred clip waits for the next start");
+        }
+        Ok(())
+    }
+
+    /// Keeps a picture that somebody asked for, as a bundle of its own, and signs it. What a power cut
+    /// leaves unsigned goes at the next start: nobody was told of it.
+    pub(super) fn sign_snapshot(
+        &mut self,
+        mut body: SnapshotBody,
+        jpeg: &[u8],
+    ) -> Result<(), String> {
+        if self.index.has(&body.folder) {
+            // Two have asked and got the same picture.
+            return Ok(());
+        }
+        let dir = &self.config.dir;
+        let place = dir.join(&body.folder);
+        let pending = serde_json::to_vec(&body).map_err(|e| e.to_string())?;
+        let files = [(FRAME, jpeg), (PENDING, &pending)];
+        put_folder(&self.disk, dir, &body.folder, &files).map_err(|e| e.to_string())?;
+        let signed = bundle::files_in(&place).and_then(|files| {
+            body.files = files;
+            let entry = Body::Snapshot(Box::new(body.clone()));
+            self.chain.append(&self.disk, entry, self.clock.utc())
+        });
+        let appended = signed.map_err(|e| {
+            drop(fs::remove_dir_all(&place));
+            e.to_string()
+        })?;
+        self.index.add_snapshot(&body);
+        self.finish_snapshot(&body.folder, &appended.line);
+        Ok(())
+    }
+
+    /// Writes the copy of the entry on a snapshot.
+    fn finish_snapshot(&self, folder: &str, line: &[u8]) {
+        let place = self.config.dir.join(folder);
+        let copied = self
+            .disk
+            .replace(&place.join(MANIFEST), line, Access::Group)
+            .and_then(|()| self.disk.remove(&place.join(PENDING)))
+            .and_then(|()| sync_folder(&place));
+        if let Err(e) = copied {
+            tracing::warn!(err = %e, folder, "the manifest of a snapshot waits for the next start");
+        }
+    }
+
+    /// What a power cut left of a snapshot.
+    fn settle_snapshot(&self, folder: &str, body: &SnapshotBody) {
+        match self.entry_of(folder) {
+            Ok(Some(line)) => self.finish_snapshot(folder, &line),
+            Ok(None) => {
+                tracing::info!(folder, camera = body.camera, "unsigned snapshot removed");
+                drop(fs::remove_dir_all(self.config.dir.join(folder)));
+            }
+            Err(e) => self.failed("pending", &format!("{folder}: {e}")),
+        }
+    }
+
+    /// The power goes after so many steps from here.
+    #[cfg(test)]
+    pub(super) fn cut_power_after(&self, steps: u32) {
+        if let Some(left) = &self.disk.steps_left {
+            left.set(steps);
+        }
+    }
+
+    /// What a power cut left of blurred clips.
+    fn finish_derived(&self, derived: &[Box<DerivedBody>]) {
+        let dir = &self.config.dir;
+        let remove = |path: PathBuf| {
+            if let Err(e) = self.disk.remove(&path) {
+                tracing::warn!(err = %e, path = %path.display(), "half-made copy of a clip not removed");
+            }
+        };
+        remove(dir.join(BEING_MADE));
+        for folder in self.index.without_derived() {
+            let unsigned = dir.join(&folder).join(BLURRED_CLIP);
+            if bundle::is_inside(&folder) && unsigned.is_file() {
+                remove(unsigned);
+            }
+        }
+        for body in derived {
+            let current = self.index.blurred(&body.folder);
+            let is_current = current.is_some_and(|c| c.sha256 == body.file.sha256);
+            if !is_current || !bundle::is_inside(&body.folder) {
+                continue;
+            }
+            let copy = dir.join(&body.folder).join(BLURRED_MANIFEST);
+            let is_it =
+                |e: &super::manifest::Entry| matches!(&e.body, Body::Derived(b) if b == body);
+            let text = fs::read(&copy).unwrap_or_default();
+            if Line::parse(&text).is_ok_and(|l| is_it(&l.entry)) {
+                continue;
+            }
+            let line = self.chain.find(is_it).ok().flatten();
+            let written = line.map(|line| self.disk.replace(&copy, &line, Access::Group));
+            if let Some(Err(e)) = written {
+                tracing::warn!(err = %e, path = %copy.display(), "copy of an entry not written");
+            }
+        }
     }
 
     /// Removes what is too much or too old.
@@ -659,6 +861,7 @@ impl Keeper {
         let set = |metric, n| self.metrics.counter(metric, &[]).set(n);
         set(Metric::EvidenceBytes, self.index.bytes());
         set(Metric::EvidenceEntries, self.chain.entries());
+        self.index.set_head(self.chain.newest());
     }
 }
 

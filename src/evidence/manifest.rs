@@ -1,4 +1,5 @@
-//! What is signed: one line of JSON for each bundle, and for each removal of files.
+//! What is signed: one line of JSON for each bundle, for each picture that was asked for, for each file
+//! made from one of a bundle later, and for each removal of files.
 //!
 //! # Format
 //!
@@ -6,7 +7,8 @@
 //! [`Entry`]; the last one is `signature`. What is signed (Ed25519, RFC 8032) is the line without the
 //! line feed and without the signature: take out `,"signature":"<128 hex digits>"`, the bytes left are
 //! the message. The *digest* of an entry is the SHA-256 of the whole line with its line feed, which for
-//! a bundle is also the SHA-256 of its `manifest.json`. `previous` is the digest of the entry before, 64
+//! a bundle or a snapshot is also the SHA-256 of its `manifest.json`, and for a blurred clip that of its
+//! `blurred.json`. `previous` is the digest of the entry before, 64
 //! zeros for the first; `index` counts from 0 without gaps.
 //!
 //! Whoever checks an entry works on these bytes and never writes JSON anew, so there is no second form
@@ -62,6 +64,46 @@ pub enum Body {
     Bundle(Box<BundleBody>),
     /// Files of bundles that were removed.
     Deleted(DeletedBody),
+    /// A file that was made from one of a bundle after the bundle was signed.
+    Derived(Box<DerivedBody>),
+    /// A picture that somebody asked for.
+    Snapshot(Box<SnapshotBody>),
+}
+
+/// A folder of its own that an entry speaks of, and what is in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The finding, or the snapshot.
+    pub id: Uuid,
+    /// Below the folder of the chain.
+    pub folder: String,
+    /// Every file in it but the manifest and what came later, by name.
+    pub files: Vec<FileEntry>,
+}
+
+impl Body {
+    /// The folder of a bundle or a snapshot.
+    pub fn folder(&self) -> Option<&str> {
+        match self {
+            Self::Bundle(body) => Some(&body.draft.folder),
+            Self::Snapshot(body) => Some(&body.folder),
+            Self::Deleted(_) | Self::Derived(_) => None,
+        }
+    }
+
+    /// A bundle or a snapshot.
+    pub fn piece(&self) -> Option<Piece> {
+        let (id, files) = match self {
+            Self::Bundle(body) => (body.draft.finding, &body.files),
+            Self::Snapshot(body) => (body.snapshot, &body.files),
+            Self::Deleted(_) | Self::Derived(_) => return None,
+        };
+        Some(Piece {
+            id,
+            folder: self.folder()?.to_owned(),
+            files: files.clone(),
+        })
+    }
 }
 
 /// What is known of a bundle when its finding opens.
@@ -148,6 +190,56 @@ pub struct Missing {
     pub name: String,
     /// Why, for people.
     pub why: String,
+}
+
+/// A camera's picture, taken because somebody asked for it. It belongs to no finding.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SnapshotBody {
+    /// Its id, which the topic names that it leaves on.
+    pub snapshot: Uuid,
+    /// Where it lies, below the folder of the chain.
+    pub folder: String,
+    /// Which camera.
+    pub camera: String,
+    /// Receipt of the picture, RFC 3339.
+    pub taken: String,
+    /// How far the times can be trusted.
+    pub clock: ClockWord,
+    /// SHA-256 of the config's text.
+    pub config_sha256: String,
+    /// The models that looked.
+    pub models: Vec<ModelWord>,
+    /// What was done to the picture.
+    pub redaction: RedactionWord,
+    /// Every file in its folder but the manifest, by name.
+    pub files: Vec<FileEntry>,
+}
+
+/// A file that was made from one of a bundle after the bundle was signed, so that it may leave the site.
+/// A copy of the entry lies beside it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DerivedBody {
+    /// Which finding.
+    pub finding: Uuid,
+    /// The bundle's folder, where the new file lies too.
+    pub folder: String,
+    /// [`DerivedBody::BLURRED`].
+    pub how: String,
+    /// What it was made from, as in the bundle's entry.
+    pub from: FileEntry,
+    /// What was made.
+    pub file: FileEntry,
+    /// How many pictures it has.
+    pub pictures: u32,
+    /// The models that looked for faces.
+    pub models: Vec<ModelWord>,
+    /// What was done to the pictures; a face that was lost and found again counts twice.
+    pub redaction: RedactionWord,
+}
+
+impl DerivedBody {
+    /// Every face blurred, and encoded anew.
+    pub const BLURRED: &str = "blurred";
 }
 
 /// Files that were removed.

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::bundle::{self, MANIFEST, PENDING, SEALED};
-use super::chain::{CHAIN_FILE, lines};
+use super::bundle::{self, BLURRED_CLIP, BLURRED_MANIFEST, MANIFEST, PENDING, SEALED};
+use super::chain::{CHAIN_FILE, Head, lines};
 use super::key::{KeyError, PUBLIC_KEY_FILE, PublicKey};
-use super::manifest::{Body, BundleBody, DeletedBody, FileEntry, Line, LineError, NO_ENTRY};
+use super::manifest::{
+    Body, DeletedBody, DerivedBody, FileEntry, Line, LineError, NO_ENTRY, Piece,
+};
 use crate::base::digest::sha256_hex;
 
 /// Why nothing could be checked.
@@ -33,6 +35,15 @@ pub enum VerifyError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// An entry to look for, and no chain to look in.
+    #[error(
+        "{}: is one bundle, which cannot tell where its chain ends; name the evidence folder to check --head",
+        path.display()
+    )]
+    NoChain {
+        /// What was named.
+        path: PathBuf,
     },
     /// The key to check with is none.
     #[error(transparent)]
@@ -70,7 +81,7 @@ pub struct Verdict {
     pub ok: bool,
     /// Entries of the chain; 1 for a bundle by itself.
     pub entries: u64,
-    /// Bundles.
+    /// Bundles, snapshots among them.
     pub bundles: u64,
     /// Files whose digest was checked.
     pub files: u64,
@@ -86,10 +97,20 @@ pub struct Verdict {
     pub broken: Vec<Break>,
     /// What is worth knowing and breaks nothing.
     pub notes: Vec<String>,
+    /// Whether the entry that was looked for is in the chain; none if none was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<bool>,
 }
 
 /// Who removed a file: entry, when, why.
 type Deletions = BTreeMap<(String, String), (u64, String, String)>;
+
+/// The newest entry on a blurred clip.
+struct Derived {
+    index: u64,
+    line: Vec<u8>,
+    body: Box<DerivedBody>,
+}
 
 struct Check {
     key: Option<PublicKey>,
@@ -101,13 +122,30 @@ struct Check {
 /// # Errors
 /// [`VerifyError`] if there is nothing to check or to check with.
 pub fn verify(path: &Path, key: Option<PublicKey>) -> Result<Verdict, VerifyError> {
+    verify_with_head(path, key, None)
+}
+
+/// The same, and whether the chain there holds the entry `head`, which was its newest once: one that was
+/// cut off, or rolled back to an older state, is whole but for that.
+///
+/// # Errors
+/// [`VerifyError`] if there is nothing to check or to check with.
+pub fn verify_with_head(
+    path: &Path,
+    key: Option<PublicKey>,
+    head: Option<&Head>,
+) -> Result<Verdict, VerifyError> {
     let inner = path.join("evidence");
     if path.join(CHAIN_FILE).is_file() {
-        verify_chain(path, key)
+        verify_chain(path, key, head)
     } else if path.join(MANIFEST).is_file() {
+        if head.is_some() {
+            let path = path.to_owned();
+            return Err(VerifyError::NoChain { path });
+        }
         verify_bundle(path, key)
     } else if inner.join(CHAIN_FILE).is_file() {
-        verify_chain(&inner, key)
+        verify_chain(&inner, key, head)
     } else {
         Err(VerifyError::NotEvidence {
             path: path.to_owned(),
@@ -142,6 +180,7 @@ impl Check {
                 key_from,
                 broken: Vec::new(),
                 notes: Vec::new(),
+                head: None,
             },
         })
     }
@@ -178,6 +217,21 @@ impl Check {
         }
     }
 
+    /// Whether the entry of this number is the one that was told of.
+    fn check_head(&mut self, told: &Head, digest: &str, place: &str) {
+        let is_it = told.sha256 == digest;
+        // Of two with one number, which is a break of its own, one must be it.
+        let found = self.verdict.head == Some(true) || is_it;
+        self.verdict.head = Some(found);
+        if !found {
+            let what = format!(
+                "is not the entry that was told of: its SHA-256 is {digest}, not {}",
+                told.sha256
+            );
+            self.broken(Some(told.entry), place, what);
+        }
+    }
+
     fn check_file(&mut self, at: &Path, folder: &str, index: u64, file: &FileEntry) -> bool {
         let name = join(folder, &file.name);
         let bytes = match std::fs::read(at.join(&file.name)) {
@@ -206,8 +260,9 @@ impl Check {
         &mut self,
         (at, folder): (&Path, &str),
         index: u64,
-        body: &BundleBody,
+        body: &Piece,
         deletions: &Deletions,
+        derived: Option<&Derived>,
         at_home: bool,
     ) {
         self.verdict.bundles += 1;
@@ -217,7 +272,7 @@ impl Check {
                 self.broken(Some(index), &file.name, "is a name outside of the bundle");
                 continue;
             }
-            let key = (body.draft.folder.clone(), file.name.clone());
+            let key = (body.folder.clone(), file.name.clone());
             let deleted = deletions.get(&key);
             let name = join(folder, &file.name);
             match (self.check_file(at, folder, index, file), deleted) {
@@ -243,7 +298,11 @@ impl Check {
                 "{sealed_elsewhere} sealed files are not here: they stay at the site"
             ));
         }
-        let listed: BTreeSet<&str> = body.files.iter().map(|f| f.name.as_str()).collect();
+        let mut listed: BTreeSet<&str> = body.files.iter().map(|f| f.name.as_str()).collect();
+        if let Some(derived) = derived {
+            listed.extend([BLURRED_MANIFEST, derived.body.file.name.as_str()]);
+            self.check_derived((at, folder), derived, body, deletions);
+        }
         for name in bundle::names_in(at).unwrap_or_default() {
             if name == MANIFEST || listed.contains(name.as_str()) {
                 continue;
@@ -254,6 +313,55 @@ impl Check {
             } else {
                 format!("{name} is in no manifest: it proves nothing")
             });
+        }
+    }
+
+    /// A blurred clip against its entry, and that against the bundle's.
+    fn check_derived(
+        &mut self,
+        (at, folder): (&Path, &str),
+        derived: &Derived,
+        of: &Piece,
+        deletions: &Deletions,
+    ) {
+        let Derived { index, line, body } = derived;
+        let (index, name) = (*index, join(folder, &body.file.name));
+        if body.file.name != BLURRED_CLIP {
+            return self.broken(Some(index), name, "is no name for a blurred clip");
+        }
+        if body.finding != of.id || !of.files.contains(&body.from) {
+            let what = format!(
+                "says that it was made from {} with the SHA-256 {}, which this bundle does not hold",
+                body.from.name, body.from.sha256
+            );
+            self.broken(Some(index), &*name, what);
+        }
+        let key = (body.folder.clone(), body.file.name.clone());
+        // One that was removed may have been made again.
+        let deleted = deletions.get(&key).filter(|(by, ..)| *by > index);
+        match (self.check_file(at, folder, index, &body.file), deleted) {
+            (true, None) => {}
+            (true, Some((by, when, _))) => {
+                self.note(format!(
+                    "{name} was to be deleted by entry {by} on {when} and is still there"
+                ));
+            }
+            (false, Some(_)) => {
+                self.verdict.deleted_files += 1;
+                self.verdict.deleted_bytes += body.file.bytes;
+            }
+            (false, None) => {
+                let what = "is missing, and no entry says that it was deleted";
+                self.broken(Some(index), name, what);
+            }
+        }
+        let place = join(folder, BLURRED_MANIFEST);
+        match std::fs::read(at.join(BLURRED_MANIFEST)) {
+            Ok(copy) if copy == *line => {}
+            Ok(_) => self.broken(Some(index), place, "differs from its entry in the chain"),
+            Err(_) => self.note(format!(
+                "{place} is still to be written; mingchu does it at its next start"
+            )),
         }
     }
 
@@ -283,11 +391,16 @@ fn note_deletions(index: u64, created: &str, body: &DeletedBody, deletions: &mut
     }
 }
 
-fn verify_chain(dir: &Path, key: Option<PublicKey>) -> Result<Verdict, VerifyError> {
+fn verify_chain(
+    dir: &Path,
+    key: Option<PublicKey>,
+    head_told: Option<&Head>,
+) -> Result<Verdict, VerifyError> {
     let mut check = Check::new(key, &dir.join(PUBLIC_KEY_FILE))?;
     let text = read(&dir.join(CHAIN_FILE))?;
-    let mut bundles: Vec<(u64, Vec<u8>, Box<BundleBody>)> = Vec::new();
+    let mut bundles: Vec<(u64, Vec<u8>, Piece)> = Vec::new();
     let mut deletions = Deletions::new();
+    let mut derived: BTreeMap<String, Derived> = BTreeMap::new();
     let (mut next, mut head) = (0, NO_ENTRY.to_owned());
     for (number, line) in lines(&text).enumerate() {
         let parsed = match Line::parse(line) {
@@ -323,18 +436,38 @@ fn verify_chain(dir: &Path, key: Option<PublicKey>) -> Result<Verdict, VerifyErr
             check.broken(Some(index), &*place, what);
         }
         check.check_signature(&parsed, &place);
+        if let Some(told) = head_told.filter(|told| told.entry == index) {
+            check.check_head(told, &parsed.digest, &place);
+        }
         (next, head) = (index + 1, parsed.digest);
         check.verdict.entries += 1;
+        if let Some(piece) = parsed.entry.body.piece() {
+            bundles.push((index, line.to_vec(), piece));
+        }
         match parsed.entry.body {
-            Body::Bundle(body) => bundles.push((index, line.to_vec(), body)),
+            Body::Bundle(_) | Body::Snapshot(_) => {}
             Body::Deleted(body) => {
                 note_deletions(index, &parsed.entry.created, &body, &mut deletions);
             }
+            Body::Derived(body) => {
+                let line = line.to_vec();
+                derived.insert(body.folder.clone(), Derived { index, line, body });
+            }
         }
+    }
+    if let Some(told) = head_told
+        && check.verdict.head.is_none()
+    {
+        check.verdict.head = Some(false);
+        let what = format!(
+            "ends before entry {}, which was in it once: it was cut off, or put back to an older state",
+            told.entry
+        );
+        check.broken(Some(next), CHAIN_FILE, what);
     }
     let mut known = BTreeSet::new();
     for (index, line, body) in &bundles {
-        let folder = &body.draft.folder;
+        let folder = &body.folder;
         if !bundle::is_inside(folder) {
             let what = "is a name outside of the evidence folder";
             check.broken(Some(*index), folder, what);
@@ -356,7 +489,13 @@ fn verify_chain(dir: &Path, key: Option<PublicKey>) -> Result<Verdict, VerifyErr
             }
             Err(e) => check.broken(Some(*index), place, format!("cannot be read: {e}")),
         }
-        check.check_files((&at, folder), *index, body, &deletions, true);
+        let derived = derived.remove(folder);
+        let place = (&*at, folder.as_str());
+        check.check_files(place, *index, body, &deletions, derived.as_ref(), true);
+    }
+    for (folder, Derived { index, .. }) in derived {
+        let what = "is where a clip was blurred, but no entry names a bundle there";
+        check.broken(Some(index), folder, what);
     }
     for folder in bundle::all_folders(dir).unwrap_or_default() {
         if known.contains(&folder) {
@@ -417,13 +556,42 @@ fn verify_bundle(folder: &Path, key: Option<PublicKey>) -> Result<Verdict, Verif
         }
         None => check.note("only this bundle was checked: its chain is not here".to_owned()),
     }
-    match &line.entry.body {
-        Body::Bundle(body) => {
-            check.check_files((folder, ""), index, body, &deletions, chain.is_some());
+    if let Some(piece) = line.entry.body.piece() {
+        let derived = derived_beside(&mut check, folder, &piece);
+        if let (Some(derived), Some(chain)) = (&derived, &chain) {
+            let text = read(&chain.join(CHAIN_FILE))?;
+            if !lines(&text).any(|l| l == derived.line) {
+                let what = "is no entry of the chain around it";
+                check.broken(Some(derived.index), BLURRED_MANIFEST, what);
+            }
         }
-        Body::Deleted(_) => check.broken(Some(index), MANIFEST, "speaks of no bundle"),
+        let (at_home, derived) = (chain.is_some(), derived.as_ref());
+        check.check_files((folder, ""), index, &piece, &deletions, derived, at_home);
+    } else {
+        check.broken(Some(index), MANIFEST, "speaks of no bundle");
     }
     Ok(check.done())
+}
+
+/// The entry on a blurred clip that lies in a bundle which is checked by itself.
+fn derived_beside(check: &mut Check, folder: &Path, of: &Piece) -> Option<Derived> {
+    let line = std::fs::read(folder.join(BLURRED_MANIFEST)).ok()?;
+    let parsed = match Line::parse(&line) {
+        Ok(parsed) => parsed,
+        Err(e) => {
+            check.broken(None, BLURRED_MANIFEST, e.to_string());
+            return None;
+        }
+    };
+    check.check_signature(&parsed, BLURRED_MANIFEST);
+    let index = parsed.entry.index;
+    match parsed.entry.body {
+        Body::Derived(body) if body.folder == of.folder => Some(Derived { index, line, body }),
+        _ => {
+            check.broken(Some(index), BLURRED_MANIFEST, "speaks of another bundle");
+            None
+        }
+    }
 }
 
 #[cfg(test)]

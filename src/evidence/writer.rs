@@ -48,61 +48,72 @@ impl BundleWriter {
         finding: &[u8],
         pictures: &Pictures,
     ) -> Result<(), WriteError> {
-        let place = self.dir.join(&draft.folder);
-        let part = place.with_extension("part");
-        let written = self.try_write(draft, finding, pictures, &place, &part);
-        if written.is_err() {
-            // On a disk that is full every byte counts; if it cannot be removed, the next start does.
-            drop(std::fs::remove_dir_all(&part));
-        }
-        written
+        let pending = serde_json::to_vec(draft).map_err(|e| WriteError {
+            path: self.dir.join(&draft.folder),
+            source: e.into(),
+        })?;
+        let pictures = pictures.pictures.iter();
+        let mut files: Vec<(&str, &[u8])> = pictures.map(|p| (p.name, &*p.jpeg)).collect();
+        files.extend([(FINDING, finding), (PENDING, &pending)]);
+        put_folder(&self.disk, &self.dir, &draft.folder, &files)
     }
+}
 
-    fn try_write(
-        &self,
-        draft: &Draft,
-        finding: &[u8],
-        pictures: &Pictures,
-        place: &Path,
-        part: &Path,
-    ) -> Result<(), WriteError> {
-        let failed = |path: &Path, source| WriteError {
-            path: path.to_owned(),
-            source,
-        };
-        let day = place.parent().unwrap_or(&self.dir);
-        let new_day = !day.is_dir();
-        self.disk
-            .make_folder(part, Access::Group)
-            .map_err(|e| failed(part, e))?;
-        for picture in &pictures.pictures {
-            let path = part.join(picture.name);
-            let sealed = picture.name.starts_with(SEALED);
-            let access = if sealed { Access::Owner } else { Access::Group };
-            let folder = path.parent().filter(|_| sealed);
-            let made = folder.map_or(Ok(()), |f| self.disk.make_folder(f, Access::Owner));
-            let write = |()| self.disk.write(&path, &picture.jpeg, access);
-            let synced = |()| folder.map_or(Ok(()), sync_folder);
-            made.and_then(write)
-                .and_then(synced)
-                .map_err(|e| failed(&path, e))?;
-        }
-        let pending = serde_json::to_vec(draft).map_err(|e| failed(part, e.into()))?;
-        for (name, bytes) in [(FINDING, finding), (PENDING, &pending)] {
-            let path = part.join(name);
-            self.disk
-                .write(&path, bytes, Access::Group)
-                .map_err(|e| failed(&path, e))?;
-        }
-        sync_folder(part)
-            .and_then(|()| self.disk.rename(part, place))
-            .map_err(|e| failed(place, e))?;
-        if new_day {
-            // The folders of day, month and year are new to those above them.
-            for folder in day.ancestors().take_while(|f| f.starts_with(&self.dir)) {
-                sync_folder(folder).map_err(|e| failed(folder, e))?;
-            }
-        }
-        Ok(())
+/// Writes a folder below `dir`, whole or not at all; names in `sealed/` are for the owner only.
+///
+/// # Errors
+/// [`WriteError`]; nothing is left under the folder's name.
+pub fn put_folder(
+    disk: &Disk,
+    dir: &Path,
+    folder: &str,
+    files: &[(&str, &[u8])],
+) -> Result<(), WriteError> {
+    let place = dir.join(folder);
+    let part = place.with_extension("part");
+    let written = try_put(disk, dir, &place, &part, files);
+    if written.is_err() {
+        // On a disk that is full every byte counts; if it cannot be removed, the next start does.
+        drop(std::fs::remove_dir_all(&part));
     }
+    written
+}
+
+fn try_put(
+    disk: &Disk,
+    dir: &Path,
+    place: &Path,
+    part: &Path,
+    files: &[(&str, &[u8])],
+) -> Result<(), WriteError> {
+    let failed = |path: &Path, source| WriteError {
+        path: path.to_owned(),
+        source,
+    };
+    let day = place.parent().unwrap_or(dir);
+    let new_day = !day.is_dir();
+    disk.make_folder(part, Access::Group)
+        .map_err(|e| failed(part, e))?;
+    for (name, bytes) in files {
+        let path = part.join(name);
+        let sealed = name.starts_with(SEALED);
+        let access = if sealed { Access::Owner } else { Access::Group };
+        let folder = path.parent().filter(|_| sealed);
+        let made = folder.map_or(Ok(()), |f| disk.make_folder(f, Access::Owner));
+        let write = |()| disk.write(&path, bytes, access);
+        let synced = |()| folder.map_or(Ok(()), sync_folder);
+        made.and_then(write)
+            .and_then(synced)
+            .map_err(|e| failed(&path, e))?;
+    }
+    sync_folder(part)
+        .and_then(|()| disk.rename(part, place))
+        .map_err(|e| failed(place, e))?;
+    if new_day {
+        // The folders of day, month and year are new to those above them.
+        for folder in day.ancestors().take_while(|f| f.starts_with(dir)) {
+            sync_folder(folder).map_err(|e| failed(folder, e))?;
+        }
+    }
+    Ok(())
 }

@@ -92,7 +92,8 @@ pub struct ReinspectArgs {
     pub seconds: Option<u32>,
 }
 
-/// `snapshot`: a camera's newest picture, faces blurred.
+/// `snapshot`: a camera's newest picture, faces blurred. It is signed into the site's chain of evidence
+/// before it leaves.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotArgs {
@@ -100,7 +101,9 @@ pub struct SnapshotArgs {
     pub camera: String,
 }
 
-/// `clip`: the clip of a finding, faces blurred.
+/// `clip`: the clip of a finding; where policy wants it, a copy with faces blurred, which takes about as
+/// long to make as it is, and longer on a small box. `done` names topic, digest and size, and with
+/// `made_from` the digest of the original, as the finding has it; `refused` says why nothing may leave.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClipArgs {

@@ -76,9 +76,6 @@ pub struct EvidenceItem {
     pub class: u8,
     /// When it was queued.
     pub queued_us: i64,
-    /// Nobody needs the file once it is sent.
-    #[serde(default)]
-    pub once: bool,
 }
 
 /// Pictures before clips, then class, then age.
@@ -377,10 +374,6 @@ impl EvidenceSender {
                 .add(1);
             (self.attempt, self.refused) = (0, 0);
             let gone = delete(&item);
-            if item.once {
-                // Nobody else knows the file.
-                drop(std::fs::remove_file(self.outbox.dir.join(&item.file)));
-            }
             return self.settle(item, vec![gone], Duration::ZERO);
         }
         let wait = HOLD.0.saturating_mul(1 << self.attempt.min(20)).min(HOLD.1);

@@ -48,7 +48,8 @@ pub use payload::{
 };
 pub use receipts::{ReceiptOrder, ReceiptOrders, Receipted, receipt_orders};
 pub use record::{
-    CameraCoverage, Change, CommandResult, CoverageReport, Notice, RecordBody, RecordKind, Shelf,
+    CameraCoverage, Change, CommandResult, CoverageReport, EvidenceHead, Notice, RecordBody,
+    RecordKind, Shelf,
 };
 pub use run::{SiteState, Uplink, UplinkHealth, check};
 pub use store::{Again, Batch, Cursor, LedgerEntry, Record, Store, StoreError, StoreHandle};

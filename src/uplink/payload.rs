@@ -404,13 +404,14 @@ pub struct EvidenceRef {
     /// Size of the file.
     #[schemars(range(min = 1))]
     pub bytes: u64,
-    /// Whether faces in it are blurred.
+    /// Whether faces in it are blurred: in the file of this digest.
     pub redacted: bool,
     /// Last level of the topic `evidence/{finding}/{n}` on which it comes, or came, or on which it can
-    /// be asked for (a clip); absent if it is withheld.
+    /// be asked for with the command `clip`; absent if nothing of it may leave. Where `withheld` is
+    /// there too, what comes is a copy with faces blurred, with a digest of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n: Option<u32>,
-    /// Why it stays at the site, in English; absent if it may leave.
+    /// Why the file of this digest stays at the site, in English; absent if it may leave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withheld: Option<String>,
 }

@@ -206,6 +206,20 @@ pub struct CoverageReport {
     /// What each camera's milliseconds add up to: 3,600,000, or less in a partial report.
     #[serde(default = "whole_hour")]
     pub covered_ms: u32,
+    /// The newest entry of the site's chain of evidence when the report was made; absent if there is none.
+    /// `mingchu verify --head` tells whether a chain still holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence_head: Option<EvidenceHead>,
+}
+
+/// An entry of a chain of evidence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EvidenceHead {
+    /// Its number, from 0.
+    pub entry: u64,
+    /// SHA-256 of its line, 64 hex digits.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
+    pub sha256: String,
 }
 
 fn whole_hour() -> u32 {
@@ -351,6 +365,10 @@ mod tests {
                     blind_ms: [("offline".to_owned(), 1000)].into(),
                 }],
                 covered_ms: 3_600_000,
+                evidence_head: Some(EvidenceHead {
+                    entry: 41,
+                    sha256: "ab".repeat(32),
+                }),
             })),
             RecordBody::Notice(Box::new(Notice {
                 id: Uuid::from_u128(7),
@@ -396,6 +414,7 @@ mod tests {
                 blind_ms: [("offline".to_owned(), 1000)].into(),
             }],
             covered_ms: 3_600_000,
+            evidence_head: None,
         };
         let body = RecordBody::Coverage(Box::new(report));
         let text = String::from_utf8(body.event("//mingchu/410724/site-1", 7, T, false)).unwrap();

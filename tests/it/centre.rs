@@ -41,7 +41,7 @@ fn result_of(id: &str) -> impl Fn(&Heard) -> bool {
 }
 
 /// Sends a command and waits for its answer.
-fn ask(listener: &mut Listener, port: u16, name: &str, id: &str, args: &Value) -> Value {
+pub fn ask(listener: &mut Listener, port: u16, name: &str, id: &str, args: &Value) -> Value {
     publish(
         port,
         &format!("command/{name}"),

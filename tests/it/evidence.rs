@@ -5,15 +5,18 @@ use std::process::Command;
 use std::time::Duration;
 
 use mingchu::base::digest::sha256_hex;
+use mingchu::base::geometry::NormRect;
 use mingchu::base::ids::CameraIx;
 use mingchu::base::metrics::Metrics;
-use mingchu::base::time::{FrameStamp, MonoMicros};
+use mingchu::base::time::{FrameStamp, MonoMicros, SystemClock};
 use mingchu::capture::{AccessUnit, GopRing, OpenContainer as _, RingLimits};
-use mingchu::decode::{Clips, Decoder, remux};
+use mingchu::decode::{Clips, Decoder, Frame, each_picture, remux};
+use mingchu::detect::{Models, Runtime};
 use serde_json::Value;
 
+use crate::centre::ask;
 use crate::support::{
-    Listener, Mosquitto, QUICK_RULE, SiteDir, camera_table, demo_clip, mingchu, run,
+    Camera, Listener, Mosquitto, QUICK_RULE, SiteDir, camera_table, demo_clip, mingchu, root, run,
 };
 
 /// The clip's units as a camera would have sent them: received when they are decoded.
@@ -200,7 +203,11 @@ fn a_finding_comes_with_pictures_without_faces_and_a_chain_that_verifies() {
             && evidence.is_some_and(|e| e.iter().any(|e| e["kind"] == "clip"))
     });
     let clip = &later.payload["data"]["evidence"][2];
-    assert_eq!(clip["withheld"], "faces in clips are not blurred");
+    let withheld = "it stays at the site; the command `clip` sends a copy with faces blurred";
+    assert_eq!(
+        (&clip["withheld"], &clip["redacted"]),
+        (&Value::from(withheld), &Value::Bool(false))
+    );
     assert!(daemon.terminate().success());
 
     let (code, verdict) = verify(&site, &[]);
@@ -260,6 +267,178 @@ fn faces_differ(bundle: &Path, data: &Value) {
     let (face, other) = (face / f64::from(faces), other / f64::from(others));
     assert!(face > 8.0, "a face's pixels differ by {face} on average");
     assert!(other < 3.0, "elsewhere they differ by {other}");
+}
+
+/// Luma of every picture of a clip, and what else there is to know of it.
+fn all_pictures(clip: &Path) -> Vec<Frame> {
+    let mut pictures = Vec::new();
+    let mut keep = |frame: &mut Frame| {
+        pictures.push(frame.clone());
+        Ok(())
+    };
+    each_picture(clip, 960, &mut keep).unwrap();
+    pictures
+}
+
+/// Mean square of the difference between neighbours in a box: what can be told of a face.
+fn detail(frame: &Frame, rect: &NormRect) -> f64 {
+    let (w, h) = (frame.size.width_px as usize, frame.size.height_px as usize);
+    let at = |share: f32, side: usize| ((share * side as f32) as usize).min(side - 1);
+    let (mut sum, mut count) = (0.0, 0);
+    for y in at(rect.y0, h)..=at(rect.y1, h) {
+        for x in at(rect.x0, w) + 1..=at(rect.x1, w) {
+            let pixels = &frame.pixels[y * w + x - 1..][..2];
+            sum += (f64::from(pixels[0]) - f64::from(pixels[1])).powi(2);
+            count += 1;
+        }
+    }
+    sum / f64::from(count.max(1))
+}
+
+#[test]
+fn who_asks_for_a_clip_gets_it_with_every_face_blurred_and_signed() {
+    let broker = Mosquitto::start();
+    let mut listener = Listener::start(broker.port);
+    let camera = Camera::start(&[&format!("kitchen={}", demo_clip("kitchen.mp4").display())]);
+    let site = SiteDir::new(
+        &broker.url(),
+        &(camera_table("wok-1", &camera.url("kitchen"), "") + QUICK_RULE),
+    );
+    let config = site.read_config();
+    let config = config.replace("[uplink]\n", "[uplink]\nevidence_kbps = 1000000\n");
+    let more = "\n[evidence]\npre_roll_ms = 1000\npost_roll_ms = 1000\n";
+    site.write_config(&(config + more));
+    let mut daemon = site.daemon();
+    let opened = listener.finding("opened");
+    let id = opened["data"]["finding"].as_str().unwrap().to_owned();
+    let later = listener.eventually("a revision that knows the clip", |m| {
+        let evidence = m.payload["data"]["evidence"].as_array();
+        m.payload["data"]["finding"] == id.as_str()
+            && evidence.is_some_and(|e| e.iter().any(|e| e["kind"] == "clip"))
+    });
+    let original = &later.payload["data"]["evidence"][2];
+    assert_eq!(original["n"], 3, "{original}");
+
+    let asking = serde_json::json!({"finding": id});
+    let answer = ask(&mut listener, broker.port, "clip", "clip-1", &asking);
+    assert_eq!(answer["outcome"], "done", "{answer}");
+    let sent = &answer["data"];
+    assert_eq!(sent["redacted"], true);
+    assert_eq!(sent["made_from"], original["sha256"]);
+    assert_ne!(sent["sha256"], original["sha256"]);
+    let topic = format!("/evidence/{id}/3");
+    let clip = listener.eventually("the clip", |m| m.topic.ends_with(&topic));
+    assert_eq!(sha256_hex(&clip.bytes), sent["sha256"]);
+    assert!(
+        clip.properties.contains("redacted:true"),
+        "{}",
+        clip.properties
+    );
+    // It is made once.
+    let again = ask(&mut listener, broker.port, "clip", "clip-2", &asking);
+    assert_eq!(again["data"]["sha256"], sent["sha256"], "{again}");
+    let look = serde_json::json!({"camera": "wok-1"});
+    let look = ask(&mut listener, broker.port, "snapshot", "look-1", &look);
+    assert_eq!(look["outcome"], "done", "{look}");
+    let topic = look["data"]["topic"].as_str().unwrap().to_owned();
+    let seen = listener.eventually("the snapshot", |m| m.topic.ends_with(&topic));
+    assert_eq!(sha256_hex(&seen.bytes), look["data"]["sha256"]);
+    // The hour so far is looked at once a second: soon it knows all three entries, and the centre with it.
+    let mut told = (0..200).map(|n| {
+        let id = format!("cover-{n}");
+        let hour = ask(
+            &mut listener,
+            broker.port,
+            "coverage",
+            &id,
+            &serde_json::json!({}),
+        );
+        hour["data"]["evidence_head"].clone()
+    });
+    let head = told.find(|h| h["entry"].as_u64() >= Some(2)).unwrap();
+    assert!(daemon.terminate().success());
+
+    let received = site.path("received.mp4");
+    std::fs::write(&received, &clip.bytes).unwrap();
+    let played = ffprobe(&received);
+    assert_eq!(played["codec_tag_string"], "avc1", "{played}");
+    let bundle = find(&site.path("state/evidence"), &id);
+    no_face_is_left(&bundle.join("sealed/clip.mp4"), &received);
+
+    let (code, verdict) = verify(&site, &[]);
+    assert_eq!((code, &verdict["ok"]), (0, &Value::Bool(true)), "{verdict}");
+    assert_eq!(verdict["notes"], serde_json::json!([]));
+    let blurred = bundle.join("blurred.mp4");
+    assert_eq!(std::fs::read(&blurred).unwrap(), clip.bytes);
+    let head = format!("{}:{}", head["entry"], head["sha256"].as_str().unwrap());
+    let (code, verdict) = verify(&site, &["--head", &head]);
+    assert_eq!(
+        (code, &verdict["head"]),
+        (0, &Value::Bool(true)),
+        "{verdict}"
+    );
+    let gone = format!("999:{}", "ab".repeat(32));
+    let (code, verdict) = verify(&site, &["--head", &gone]);
+    assert_eq!(
+        (code, &verdict["head"]),
+        (65, &Value::Bool(false)),
+        "{verdict}"
+    );
+    let snapshot = topic.split('/').nth(1).unwrap();
+    let snapshot = find(&site.path("state/evidence"), snapshot);
+    assert_eq!(
+        std::fs::read(snapshot.join("frame.jpg")).unwrap(),
+        seen.bytes
+    );
+    let mut changed = clip.bytes;
+    let middle = changed.len() / 2;
+    changed[middle] ^= 1;
+    std::fs::write(&blurred, changed).unwrap();
+    let (code, verdict) = verify(&site, &[]);
+    let first = verdict["broken"][0]["file"].as_str().unwrap();
+    assert!(
+        code == 65 && first.ends_with(&format!("{id}/blurred.mp4")),
+        "{verdict}"
+    );
+}
+
+/// Wherever the site's detector is sure of a face in the original, nothing can be told of it in the copy,
+/// and the detector finds none there.
+fn no_face_is_left(original: &Path, copy: &Path) {
+    let cards = [root("models/kitchen.toml")];
+    let models = Models::load(
+        Runtime::load(Some(&root(".runtime/onnxruntime/libonnxruntime.so"))).unwrap(),
+        &cards,
+    )
+    .unwrap();
+    let bare = models.class("face-bare").unwrap();
+    let mut detector = models.detector().unwrap();
+    let mut faces = |frame: &Frame, least: f32| -> Vec<NormRect> {
+        let seen = detector.detect(frame, &SystemClock).unwrap();
+        let sure = seen
+            .items
+            .iter()
+            .filter(|d| d.class == bare && d.score >= least);
+        sure.map(|d| d.rect).collect()
+    };
+    let (before, after) = (all_pictures(original), all_pictures(copy));
+    assert_eq!(before.len(), after.len());
+    let mut compared = 0;
+    for (was, is) in before.iter().zip(&after).step_by(3) {
+        for face in faces(was, 0.5) {
+            let (sharp, soft) = (detail(was, &face), detail(is, &face));
+            assert!(soft * 10.0 < sharp, "{soft} of {sharp} is left at {face:?}");
+            let left = faces(is, 0.3);
+            let there = left.iter().filter(|f| f.iou(&face) > 0.3);
+            assert_eq!(there.count(), 0, "{face:?}");
+            compared += 1;
+        }
+    }
+    assert!(
+        compared > 5,
+        "{compared} faces in {} pictures",
+        before.len()
+    );
 }
 
 /// The bundle of a finding, whatever the day.

@@ -273,7 +273,7 @@ pub const KEYS: &[Key] = &[
         "`\"faces\"` or `\"off\"`",
         "\"faces\"",
         Value("\"faces\""),
-        "`faces`: faces and heads are blurred in pictures that leave the site, and clips stay here; the originals are sealed on the box. `off`: pictures and clips may leave as the camera saw them.",
+        "`faces`: faces and heads are blurred in pictures that leave the site; clips stay here, and the command `clip` sends a copy with faces blurred; the originals are sealed on the box. `off`: pictures and clips may leave as the camera saw them.",
     ),
     key(
         "evidence",

@@ -7,6 +7,7 @@ use crate::base::ids::ClassId;
 use crate::base::time::{MonoMicros, SystemClock, UtcMicros};
 use crate::decode::{Frame, YuvMatrix};
 use crate::detect::{Detection, Detections};
+use crate::evidence::{Around, BEAT, SiteRings};
 use crate::uplink::{SiteState, Store};
 
 fn class(label: &str, group: u16) -> ClassInfo {
@@ -41,7 +42,7 @@ struct Site {
     answers: EvidenceAnswers,
     problems: tokio::sync::watch::Receiver<SiteState>,
     // Ends its clips and signatures when the desk is gone.
-    _keeper: Option<Keeper>,
+    keeper: Option<Keeper>,
     dir: tempfile::TempDir,
 }
 
@@ -70,7 +71,8 @@ fn config(dir: &Path, redact: Redact) -> EvidenceConfig {
         post_roll: std::time::Duration::from_secs(5),
         ring_bytes: 1 << 20,
         max_bytes: 1 << 30,
-        max_age: std::time::Duration::from_secs(3600),
+        // The pictures here have a date of their own, whenever the test runs.
+        max_age: std::time::Duration::from_secs(100 * 365 * 24 * 3600),
     }
 }
 
@@ -99,12 +101,12 @@ fn site(labels: &[&str], redact: Redact, prepare: impl FnOnce(&Path)) -> Site {
         &metrics,
         clock.clone(),
     );
-    let answers = desk.answers(store, CameraSlots::default(), clock);
+    let answers = desk.answers(store, CameraSlots::default(), clock, None);
     Site {
         desk,
         answers,
         problems,
-        _keeper: keeper,
+        keeper,
         dir,
     }
 }
@@ -147,12 +149,20 @@ fn analysed(class: u16) -> Analysed {
 }
 
 #[tokio::test]
-async fn a_snapshot_is_taken_of_the_next_picture_and_queued_without_faces() {
-    let site = site(&["face-bare"], Redact::Faces, |_| {});
+async fn a_snapshot_is_taken_of_the_next_picture_and_signed_and_queued_without_faces() {
+    let mut site = site(&["face-bare"], Redact::Faces, |_| {});
     let asked = site.answers.snapshots.ask(CameraIx(0));
     site.desk.answer_snapshots(&analysed(0));
     let plain = asked.await.unwrap().unwrap();
     assert!(plain.redacted);
+    let keeper = site.keeper.take().unwrap();
+    let around = Around {
+        rings: SiteRings::default(),
+        remux: Box::new(ClipWriter),
+        tell: Box::new(|_| {}),
+        heartbeat: Heartbeats::new(SystemClock::shared()).register("evidence", BEAT),
+    };
+    let keeping = std::thread::spawn(move || keeper.run(&around));
     let asking = tokio::spawn({
         let answers = site.answers.clone();
         async move { answers.send_snapshot(CameraIx(0)).await }
@@ -165,12 +175,42 @@ async fn a_snapshot_is_taken_of_the_next_picture_and_queued_without_faces() {
     let answer = asking.await.unwrap().unwrap();
     assert_eq!(answer["sha256"], plain.sha256);
     assert_eq!(answer["redacted"], true);
-    let name = answer["topic"].as_str().unwrap().split('/').nth(1).unwrap();
+    let id = answer["topic"].as_str().unwrap().split('/').nth(1).unwrap();
     let file = site
         .dir
         .path()
-        .join(format!("evidence/snapshots/{name}.jpg"));
+        .join(format!("evidence/2026/11/24/{id}/frame.jpg"));
     assert_eq!(std::fs::read(file).unwrap(), plain.jpeg);
+    let Site {
+        desk, answers, dir, ..
+    } = site;
+    drop((desk, answers));
+    keeping.join().unwrap();
+    let verdict = crate::evidence::verify(dir.path(), None).unwrap();
+    assert!(verdict.ok && verdict.files == 1, "{verdict:#?}");
+    let alone = dir.path().join(format!("evidence/2026/11/24/{id}"));
+    let verdict = crate::evidence::verify(&alone, None).unwrap();
+    assert!(verdict.ok && verdict.files == 1, "{verdict:#?}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_signed_is_not_sent() {
+    let site = site(&["face-bare"], Redact::Faces, |dir| {
+        std::fs::write(dir.join("site.key"), "nonsense").unwrap();
+    });
+    let asking = tokio::spawn({
+        let answers = site.answers.clone();
+        async move { answers.send_snapshot(CameraIx(0)).await }
+    });
+    while !asking.is_finished() {
+        site.desk.answer_snapshots(&analysed(0));
+        tokio::task::yield_now().await;
+    }
+    let why = asking.await.unwrap().unwrap_err();
+    assert!(
+        why.starts_with("no evidence is kept here: the key"),
+        "{why}"
+    );
 }
 
 #[tokio::test]
@@ -192,7 +232,8 @@ async fn a_blind_camera_gives_no_snapshot_and_an_unknown_finding_no_clip() {
         .send_clip(Uuid::from_u128(1))
         .await
         .unwrap_err();
-    assert_eq!(why, "there is no evidence of it any more");
+    let expected = "there is no evidence of it any more".to_owned();
+    assert_eq!(why, NotSent::Refused(expected));
 }
 
 #[test]
@@ -215,7 +256,7 @@ fn a_damaged_key_is_a_problem_of_the_site_and_nothing_is_kept() {
     let site = site(&["face-bare"], Redact::Faces, |dir| {
         std::fs::write(dir.join("site.key"), "nonsense").unwrap();
     });
-    assert!(site.answers.index.is_none());
+    assert!(site.answers.kept.is_err());
     let problems = site.problems.borrow().problems.clone();
     assert!(
         problems[0]

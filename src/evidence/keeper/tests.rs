@@ -204,7 +204,82 @@ fn names(body: &Body) -> Vec<&str> {
     match body {
         Body::Bundle(b) => b.files.iter().map(|f| f.name.as_str()).collect(),
         Body::Deleted(d) => d.files.iter().map(|f| f.name.as_str()).collect(),
+        Body::Derived(d) => vec![d.file.name.as_str()],
+        Body::Snapshot(s) => s.files.iter().map(|f| f.name.as_str()).collect(),
     }
+}
+
+fn snapshot(n: u128) -> SnapshotBody {
+    let draft = draft(n);
+    SnapshotBody {
+        snapshot: draft.finding,
+        folder: draft.folder,
+        camera: draft.camera,
+        taken: draft.opened,
+        clock: draft.clock,
+        config_sha256: draft.config_sha256,
+        models: draft.models,
+        redaction: draft.redaction,
+        files: Vec::new(),
+    }
+}
+
+#[test]
+fn a_snapshot_is_signed_and_kept_like_the_pictures_of_a_finding() {
+    let mut site = Site::new();
+    let (keeper, jobs) = site.open(Disk::default()).unwrap();
+    let around = site.around(FakeRemux(true));
+    let keeping = std::thread::spawn(move || keeper.run(&around));
+    for _asked_twice in 0..2 {
+        jobs.sign_snapshot(snapshot(9), vec![9; 50]).unwrap();
+    }
+    drop(jobs);
+    keeping.join().unwrap();
+    let entries = site.entries();
+    assert_eq!((entries.len(), names(&entries[0])), (1, vec!["frame.jpg"]));
+    let verdict = site.verify();
+    assert!(verdict.ok, "{verdict:#?}");
+    assert_eq!((verdict.files, verdict.notes.len()), (1, 0));
+    let picture = site.evidence().join(draft(9).folder).join("frame.jpg");
+    fs::write(&picture, "another").unwrap();
+    let broken = site.verify().broken[0].clone();
+    assert!(broken.file.ends_with("frame.jpg") && broken.index == Some(0));
+    // It goes by record like all else.
+    site.max_bytes = 10;
+    site.restart();
+    let verdict = site.verify();
+    assert!(verdict.ok && !picture.exists(), "{verdict:#?}");
+    assert_eq!((verdict.entries, verdict.deleted_files), (2, 1));
+}
+
+#[test]
+fn wherever_the_power_goes_a_snapshot_is_signed_or_not_there() {
+    let (mut without, mut with) = (0, 0);
+    for steps in 0..9 {
+        let site = Site::new();
+        let disk = Disk {
+            steps_left: Some(Cell::new(u32::MAX)),
+        };
+        let (mut keeper, _jobs) = site.open(disk).unwrap();
+        keeper.cut_power_after(steps);
+        let done = keeper.sign_snapshot(snapshot(9), &[9; 50]);
+        drop(keeper);
+        site.restart();
+        let signed = site.entries().len();
+        let verdict = site.verify();
+        assert!(
+            verdict.ok && verdict.notes.is_empty(),
+            "{steps}: {verdict:#?}"
+        );
+        assert_eq!(site.evidence().join(draft(9).folder).exists(), signed == 1);
+        assert!(signed == 1 || done.is_err(), "{steps}");
+        if signed == 1 {
+            with += 1;
+        } else {
+            without += 1;
+        }
+    }
+    assert!(without > 1 && with > 1, "{without} {with}");
 }
 
 #[test]

@@ -195,3 +195,67 @@ fn a_picture_that_was_put_in_proves_nothing() {
         verdict.notes
     );
 }
+
+#[test]
+fn a_chain_that_was_cut_off_is_whole_until_somebody_knows_its_head() {
+    let site = signed();
+    let (keeper, jobs) = site.open(Disk::default()).unwrap();
+    let head = keeper.index().head().unwrap();
+    drop((keeper, jobs));
+    let told = |head: &Head| verify_with_head(site.dir.path(), None, Some(head)).unwrap();
+    let verdict = told(&head);
+    assert!(verdict.ok && verdict.head == Some(true), "{verdict:#?}");
+    // The box goes back to what it was before the removal: bundles, copies and all.
+    let path = site.evidence().join("chain.jsonl");
+    let text = fs::read(&path).unwrap();
+    let whole: Vec<&[u8]> = chain::lines(&text).collect();
+    assert_eq!(head.entry as usize, whole.len() - 1);
+    fs::write(&path, whole[..whole.len() - 1].concat()).unwrap();
+    let verdict = told(&head);
+    assert!(!verdict.ok && verdict.head == Some(false));
+    let cut = verdict
+        .broken
+        .iter()
+        .find(|b| b.file == "chain.jsonl")
+        .unwrap();
+    assert_eq!(cut.index, Some(head.entry));
+    assert!(cut.what.starts_with("ends before entry 3"), "{}", cut.what);
+    // An older head is still there, and another entry of its number is not it.
+    let older = Head {
+        entry: 1,
+        sha256: crate::base::digest::sha256_hex(whole[1]),
+    };
+    assert_eq!(told(&older).head, Some(true));
+    let other = Head {
+        sha256: older.sha256.replace(['0', '1', '2'], "f"),
+        ..older
+    };
+    let verdict = told(&other);
+    assert_eq!(verdict.head, Some(false));
+    let is_other = |b: &&Break| b.what.starts_with("is not the entry that was told of");
+    let other_entry = verdict.broken.iter().find(is_other).unwrap();
+    assert_eq!(other_entry.index, Some(1));
+    // One bundle says nothing of the end of its chain.
+    let bundle = site.evidence().join(draft(1).folder);
+    let error = verify_with_head(&bundle, None, Some(&other)).unwrap_err();
+    assert!(matches!(error, VerifyError::NoChain { .. }), "{error}");
+}
+
+#[test]
+fn a_head_reads_as_it_is_written_and_nothing_else_does() {
+    let sha256 = "0aB9".repeat(16);
+    let head: Head = format!("41:{sha256}").parse().unwrap();
+    assert_eq!((head.entry, head.sha256), (41, sha256.to_lowercase()));
+    for wrong in [
+        "",
+        "41",
+        "41:",
+        "x:",
+        &sha256,
+        &format!("-1:{sha256}"),
+        "41:12ab",
+    ] {
+        let why = wrong.parse::<Head>().unwrap_err();
+        assert!(why.contains("NUMBER:SHA256"), "{why}");
+    }
+}

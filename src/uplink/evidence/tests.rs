@@ -13,7 +13,6 @@ fn item(n: u32, kind: &str, class: u8, queued_us: i64) -> EvidenceItem {
         redacted: true,
         class,
         queued_us,
-        once: false,
     }
 }
 

@@ -744,7 +744,6 @@ fn queue_picture(site: &Site, n: u128, bytes: usize, redacted: bool) -> Evidence
         redacted,
         class: 2,
         queued_us: n as i64,
-        once: false,
     };
     site.store.commit(vec![item.change()]).unwrap();
     site.evidence.add(item.clone());
