@@ -151,6 +151,7 @@ impl Facts {
             detail: None,
             title: words::title(rule.code.as_str()),
             detail_zh: None,
+            reduced: Vec::new(),
         }
     }
 

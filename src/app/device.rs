@@ -184,6 +184,7 @@ impl DeviceFindings {
             detail: Some(change.detail.en.clone()).filter(|d| !d.is_empty()),
             title: words::title(&change.fault.code()),
             detail_zh: Some(change.detail.zh.clone()).filter(|d| !d.is_empty()),
+            reduced: Vec::new(),
         }
     }
 }

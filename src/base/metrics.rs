@@ -75,6 +75,7 @@ metrics! {
     UplinkConnections => "uplink_connections_total", "Connections to the broker that were accepted.";
     UplinkPublished => "uplink_published_total", "Records handed to the broker, repeats included.";
     UplinkAcked => "uplink_acked_total", "Records acknowledged.";
+    UplinkReduced => "uplink_reduced_total", "Findings sent without some of their parts because the broker takes no larger messages, repeats included.";
     UplinkRefused => "uplink_refused_total", "PubAcks that were no delivery, by reason code.";
     UplinkEvidenceWaiting => "uplink_evidence_waiting", "Gauge: pictures and clips that wait to be sent.";
     UplinkEvidencePublished => "uplink_evidence_published_total", "Pictures and clips handed to the broker, repeats included.";

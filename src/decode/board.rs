@@ -80,6 +80,13 @@ impl<T> Slot<T> {
     }
 }
 
+impl<T> State<T> {
+    /// Closed, and nothing waits.
+    fn is_over(&self) -> bool {
+        self.closed && self.slots.iter().all(|s| s.waiting.is_none())
+    }
+}
+
 impl<T> FrameBoard<T> {
     /// A board with a slot per camera; `replaced` counts each camera's losses.
     pub fn new(replaced: Vec<Counter>) -> Self {
@@ -127,25 +134,28 @@ impl<T> FrameBoard<T> {
     /// # Errors
     /// [`NoFrame`]; what waits is claimed before `Closed` is given.
     pub fn claim(&self, limit: Duration) -> Result<Claim<'_, T>, NoFrame> {
-        let idle = |s: &mut State<T>| s.ready.is_empty() && !s.closed;
+        // After the close a picture may still wait behind one that is in flight: it is waited for.
+        let idle = |s: &mut State<T>| s.ready.is_empty() && !s.is_over();
         let (mut state, _) = self
             .wake
             .wait_timeout_while(self.lock(), limit, idle)
             .unwrap_or_else(PoisonError::into_inner);
         let Some(slot) = state.ready.pop_front() else {
-            return Err(
-                if state.closed && state.slots.iter().all(|s| s.waiting.is_none()) {
-                    NoFrame::Closed
-                } else {
-                    NoFrame::TimedOut
-                },
-            );
+            return Err(if state.is_over() {
+                NoFrame::Closed
+            } else {
+                NoFrame::TimedOut
+            });
         };
         state.slots[slot].claimed = true;
         let frame = state.slots[slot]
             .waiting
             .take()
             .expect("a ready camera has a picture");
+        if state.is_over() {
+            // Others may be waiting to learn that nothing is left.
+            self.wake.notify_all();
+        }
         Ok(Claim {
             frame,
             held: Held { board: self, slot },
@@ -179,9 +189,6 @@ impl<T> Drop for Held<'_, T> {
         if slot.waiting.is_some() {
             state.ready.push_back(self.slot);
             self.board.wake.notify_one();
-        } else if state.closed {
-            // Others may be waiting to learn that nothing is left.
-            self.board.wake.notify_all();
         }
     }
 }

@@ -422,17 +422,19 @@ impl Link {
         }
     }
 
+    /// Whether the broker takes messages as large as this one.
+    pub fn fits(&self, message: &Outbound) -> bool {
+        packet_bytes(message) <= self.max_packet_bytes.unwrap_or(MOST_PACKET_BYTES) as usize
+    }
+
     /// Queues a message. Never waits.
     ///
     /// # Errors
     /// It was not taken, and no [`LinkEvent::Sent`] will come for it.
     pub fn publish(&self, message: Outbound) -> Result<(), PublishError> {
-        let bytes = message.topic.len()
-            + message.payload.len()
-            + message.content_type.len()
-            + PUBLISH_OVERHEAD;
-        let limit = self.max_packet_bytes.unwrap_or(MOST_PACKET_BYTES);
-        if bytes > limit as usize {
+        if !self.fits(&message) {
+            let limit = self.max_packet_bytes.unwrap_or(MOST_PACKET_BYTES);
+            let bytes = packet_bytes(&message);
             return Err(PublishError::TooLarge { bytes, limit });
         }
         let qos = if message.acked {
@@ -784,6 +786,11 @@ impl Who {
             _ => LinkError::Refused { broker, reason },
         }
     }
+}
+
+/// Size of the packet that carries a message, at most.
+fn packet_bytes(message: &Outbound) -> usize {
+    message.topic.len() + message.payload.len() + message.content_type.len() + PUBLISH_OVERHEAD
 }
 
 /// Whether the TLS library is behind it.

@@ -273,6 +273,38 @@ pub struct FindingData {
     /// `detail` in Chinese.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail_zh: Option<String>,
+    /// Fields that were left out because the broker takes no larger messages; the site has them, and
+    /// another connection may bring them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reduced: Vec<String>,
+}
+
+/// The names of what is left out, and how.
+type Reduction = (&'static [&'static str], fn(&mut FindingData));
+
+impl FindingData {
+    /// The same, ever shorter: what explains it goes last, what can be asked for goes first.
+    pub fn reductions(&self) -> impl Iterator<Item = Self> {
+        let mut left = self.clone();
+        let steps: [Reduction; 3] = [
+            (&["evidence", "missing"], |f| {
+                f.evidence = Vec::new();
+                f.missing = Vec::new();
+            }),
+            (&["objects", "zone", "models"], |f| {
+                f.objects = Vec::new();
+                f.zone = None;
+                f.models = Vec::new();
+            }),
+            (&["scores"], |f| f.scores = Vec::new()),
+        ];
+        steps.into_iter().map(move |(names, leave_out)| {
+            leave_out(&mut left);
+            let names = names.iter().map(|n| (*n).to_owned());
+            left.reduced.extend(names);
+            left.clone()
+        })
+    }
 }
 
 /// Why a finding need not be acted on at once.
@@ -686,6 +718,7 @@ pub(super) mod tests {
             detail: None,
             title: crate::base::words::title("ppe.hat.missing"),
             detail_zh: None,
+            reduced: Vec::new(),
         }
     }
 

@@ -15,7 +15,8 @@
 //! # Failure
 //! Whatever ends a connection, the next is tried after 1 s to 60 s. Without any answer for
 //! `progress_timeout` while something is owed, the connection is dropped. Records that do not fit the
-//! broker's maximum packet size are parked. A store that cannot take acknowledgements is asked again
+//! broker's maximum packet size are parked; a finding is reduced first (evidence, then objects, zone and
+//! models, then scores are left out, and it says so). A store that cannot take acknowledgements is asked again
 //! every second; meanwhile they are remembered.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::pending;
@@ -959,14 +960,29 @@ impl Session<'_> {
                 self.park(seq, reason);
                 continue;
             };
-            let message = Outbound {
-                topic,
-                payload: self.event(&record.body, seq, record.created, replayed),
+            let message = |payload| Outbound {
+                topic: topic.clone(),
+                payload,
                 acked: true,
                 retain: false,
                 content_type: record.body.content_type(),
             };
-            let Some(data) = record.body.finding() else {
+            let mut body = record.body.clone();
+            let mut sent = message(self.event(&body, seq, record.created, replayed));
+            if let Some(data) = record.body.finding().filter(|_| !self.link.fits(&sent)) {
+                // A finding that says less is better than one that waits for another broker.
+                for reduced in data.reductions() {
+                    body = RecordBody::Finding(Box::new(reduced));
+                    sent = message(self.event(&body, seq, record.created, replayed));
+                    if self.link.fits(&sent) {
+                        let reduced = self.up.metrics.counter(Metric::UplinkReduced, &[]);
+                        reduced.add(1);
+                        break;
+                    }
+                }
+            }
+            let message = sent;
+            let Some(data) = body.finding() else {
                 return Some((Tag::Record(seq), message));
             };
             if !(record.latest && self.delivery.first_try(seq))

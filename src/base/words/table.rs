@@ -157,7 +157,7 @@ words! {
         back = "back", "后退";
         forward = "forward", "前进";
         went(side, by) = "went {side} by at least {by} while the site was stopped", "在停机期间{side}至少 {by}";
-        stepped(side, by) = "was stepped {side} by {by}", "{side} {by}";
+        stepped(side, by) = "was stepped {side} by {by}", "被调整，{side} {by}";
         stepped_often(count, side, by) = "was stepped {count} times, together {side} by {by}", "调整 {count} 次，共{side} {by}";
         clock_stepped(what, from, to) = "the site's clock {what}, from {from} to {to}; findings, coverage and evidence recorded before are kept with the times they have", "本机时钟{what}，从 {from} 到 {to}；此前记录的问题、监测时间和证据均按原时间保留";
         seconds(seconds) = "{seconds} s", "{seconds} 秒";

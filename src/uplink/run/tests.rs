@@ -23,7 +23,7 @@ use crate::uplink::record::Shelf;
 use crate::uplink::store::Store;
 use crate::uplink::subscriber::{Heard, Subscriber};
 use crate::uplink::topics::TopicKind;
-use mosquitto::{Mosquitto, certificate, password_file};
+use mosquitto::{Mosquitto, certificate, certificate_for, password_file};
 
 /// Nothing here takes that long; a test that waits for it has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -709,16 +709,44 @@ async fn a_record_the_broker_refuses_is_parked_in_the_end_and_tried_again_after_
 }
 
 #[tokio::test]
+async fn a_finding_too_large_for_the_broker_goes_without_its_evidence_and_says_so() {
+    let broker = Mosquitto::with(|_| "allow_anonymous true\nmax_packet_size 4000\n".to_owned());
+    let mut ear = Ear::new(broker.port, "finding/#").await;
+    let mut site = Site::new(config(broker.port));
+    site.start();
+    site.connected().await;
+    let one = finding(1, 1, FindingPhase::Opened);
+    site.commit(FindingData {
+        evidence: vec![one.evidence[0].clone(); 30],
+        ..one.clone()
+    });
+    let event = ear.event().await;
+    assert_eq!(event.data.reduced, ["evidence", "missing"]);
+    assert!(event.data.evidence.is_empty());
+    assert_eq!((event.data.scores.len(), event.data.objects.len()), (2, 1));
+    site.commit(FindingData {
+        scores: vec![0.5; 2000],
+        ..finding(2, 1, FindingPhase::Opened)
+    });
+    let event = ear.event().await;
+    let left_out = ["evidence", "missing", "objects", "zone", "models", "scores"];
+    assert_eq!(event.data.reduced, left_out);
+    assert_eq!(event.data.code, one.code);
+    site.emptied().await;
+    site.stop().await;
+}
+
+#[tokio::test]
 async fn a_record_too_large_for_the_broker_is_parked_and_the_others_go() {
     let broker = Mosquitto::with(|_| "allow_anonymous true\nmax_packet_size 4000\n".to_owned());
     let mut ear = Ear::new(broker.port, "finding/#").await;
     let mut site = Site::new(config(broker.port));
     site.start();
     site.connected().await;
-    site.commit(FindingData {
-        scores: vec![0.5; 2000],
-        ..finding(1, 1, FindingPhase::Opened)
-    });
+    // What cannot be left out is too much.
+    let mut large = finding(1, 1, FindingPhase::Opened);
+    large.rule.id = "x".repeat(4000);
+    site.commit(large);
     site.commit_new([2]);
     assert_eq!(ear.event().await.seq, 2);
     site.outbox("the parking", |stats| {
@@ -952,6 +980,65 @@ async fn a_broker_whose_certificate_is_not_known_is_not_trusted() {
     );
     site.stop().await;
     site.config.tls = Some(tls(own));
+    site.start();
+    site.connected().await;
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn an_expired_certificate_and_one_for_another_host_are_refused_by_name() {
+    let dir = TempDir::new().unwrap();
+    let cases = [
+        (
+            certificate_for(dir.path(), "old", "IP:127.0.0.1", -1),
+            "xpired",
+        ),
+        (
+            certificate_for(dir.path(), "other", "IP:127.0.0.9", 2),
+            "not valid for name",
+        ),
+    ];
+    for ((own, key), named) in cases {
+        let broker = Mosquitto::with(|_| {
+            let (own, key) = (own.display(), key.display());
+            format!("allow_anonymous true\ncertfile {own}\nkeyfile {key}\n")
+        });
+        let mut site = Site::new(UplinkConfig {
+            tls: Some(tls(own.clone())),
+            ..config(broker.port)
+        });
+        site.start();
+        let error = site.refused().await;
+        assert!(error.contains("TLS with 127.0.0.1"), "{error}");
+        assert!(error.contains(named), "{error}");
+        site.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_asks_for_a_certificate_of_the_site_gets_it_and_refuses_one_without() {
+    let dir = TempDir::new().unwrap();
+    let (own, key) = certificate(dir.path(), "broker");
+    let (mine, my_key) = certificate(dir.path(), "site-000123");
+    let broker = Mosquitto::with(|_| {
+        let (own, key, mine) = (own.display(), key.display(), mine.display());
+        format!(
+            "certfile {own}\nkeyfile {key}\ncafile {mine}\nrequire_certificate true\nuse_identity_as_username true\n"
+        )
+    });
+    let with = |client| TlsConfig {
+        ca_file: own.clone(),
+        client,
+    };
+    let mut site = Site::new(UplinkConfig {
+        tls: Some(with(None)),
+        ..config(broker.port)
+    });
+    site.start();
+    let error = site.refused().await;
+    assert!(error.contains("ertificate"), "{error}");
+    site.stop().await;
+    site.config.tls = Some(with(Some((mine, my_key))));
     site.start();
     site.connected().await;
     site.stop().await;

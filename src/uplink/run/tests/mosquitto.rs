@@ -160,27 +160,34 @@ pub fn password_file(dir: &Path, user: &str, password: &str) -> PathBuf {
 /// Writes a certificate for 127.0.0.1, signed by itself, and its key into `dir`, as `name.pem` and
 /// `name.key`.
 pub fn certificate(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
-    let (file, key) = (
-        dir.join(format!("{name}.pem")),
-        dir.join(format!("{name}.key")),
-    );
-    let mut make = command("openssl", "openssl");
-    make.args([
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-    ])
-    .args(["-days", "2", "-subj", &format!("/CN={name}")])
-    .args(["-addext", "subjectAltName=IP:127.0.0.1"])
-    .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-    .arg("-keyout")
-    .arg(&key)
-    .arg("-out")
-    .arg(&file);
-    done(make);
+    certificate_for(dir, name, "IP:127.0.0.1", 2)
+}
+
+/// The same for another host, or over since `-days`.
+pub fn certificate_for(dir: &Path, name: &str, host: &str, days: i32) -> (PathBuf, PathBuf) {
+    let path = |ending: &str| dir.join(format!("{name}.{ending}"));
+    let (file, key, request, extensions) = (path("pem"), path("key"), path("csr"), path("ext"));
+    let mut ask = command("openssl", "openssl");
+    ask.args(["req", "-new", "-newkey", "ec", "-nodes"])
+        .args(["-pkeyopt", "ec_paramgen_curve:P-256"])
+        .args(["-subj", &format!("/CN={name}")])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&request);
+    done(ask);
+    let text = format!("subjectAltName={host}\nbasicConstraints=critical,CA:FALSE\n");
+    std::fs::write(&extensions, text).unwrap();
+    let mut sign = command("openssl", "openssl");
+    sign.args(["x509", "-req", "-days", &days.to_string()])
+        .arg("-in")
+        .arg(&request)
+        .arg("-signkey")
+        .arg(&key)
+        .arg("-extfile")
+        .arg(&extensions)
+        .arg("-out")
+        .arg(&file);
+    done(sign);
     (file, key)
 }
