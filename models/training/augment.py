@@ -119,7 +119,7 @@ class Augment:
     def sample(self, index):
         """A canvas with picture `index` in it, and rows of [class or IGNORE, x1, y1, x2, y2]."""
         draw = self.rng.random()
-        if draw < (0.2 if self.calm else 0.5):
+        if draw < (0.4 if self.calm else 0.5):
             image, rows, room = self.mosaic(index)
         else:
             image, rows, room = self.single(index)
@@ -206,7 +206,7 @@ class Augment:
         if self.calm and self.rng.random() < 0.5:  # just as the application shows it
             scale = natural(self.pictures[index].image)[1]
         else:
-            scale = self.scale_for(index, 0.5, 1.1) if self.calm else self.scale_for(index, 0.35, 1.2)
+            scale = self.scale_for(index, 0.4, 1.1) if self.calm else self.scale_for(index, 0.35, 1.2)
         slack = np.abs(size - scale * np.array(self.pictures[index].image.shape[1::-1])) / 2
         centre = size / 2 + self.rng.uniform(-slack, slack)
         rows = self.paste(image, index, scale, (0, 0, self.width, self.height), centre)
@@ -435,7 +435,7 @@ def epoch_order(pictures, rng, calm=False):
     In calm epochs rats, whose boxes are learnt last, come more often, and what is learnt well comes less.
     """
     often = {INDEX["rat"]: 3 if calm else 2, INDEX["face-chin"]: 2, INDEX["cigarette"]: 2, INDEX["cat"]: 2, INDEX["dog"]: 2}
-    rest = {"rodent-topdown": 0.5} | ({"mask": 0.6, "heads": 0.6, "heads-incomplete": 0.6, "negatives": 0.6} if calm else {})
+    rest = {"rodent-topdown": 0.5} | ({"heads": 0.6, "heads-incomplete": 0.6, "negatives": 0.6} if calm else {})
     order = []
     for i, p in enumerate(pictures):
         if rng.random() > rest.get(p.set, 1.0):

@@ -22,7 +22,7 @@ STRIDES = (8, 16, 32)
 
 
 class Conv(nn.Module):
-    """Convolution with bias, same padding, normalisation while training, ReLU."""
+    """Convolution with bias, same padding, normalisation while training, activation (see `activate`)."""
 
     act = staticmethod(F.relu)
 
@@ -111,6 +111,11 @@ class Head(nn.Module):
 def space_to_depth(x):
     """Four pixel phases become channels; order: even/odd rows inside even/odd columns."""
     return torch.cat((x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]), 1)
+
+
+def activate(act):
+    """Which activation the networks made from now on have: `relu`, which keeps int8 whole, or `silu`."""
+    Conv.act = staticmethod({"relu": F.relu, "silu": F.silu}[act])
 
 
 class YoloxNano(nn.Module):
@@ -210,6 +215,11 @@ def load_own(net, onnx_path):
     if missing:
         raise ValueError(f"{onnx_path} is not a network of these classes: no {missing[0]}")
     net.load_state_dict({n: torch.from_numpy(tensors[n].copy()) for n in wanted})
+
+
+def load_checkpoint(net, path):
+    """Go on from the average of another run, normalisation and all."""
+    add_norms(net).load_state_dict(torch.load(path, weights_only=True, map_location="cpu")["smooth"])
 
 
 def add_norms(net, images=None, was=F.relu):

@@ -24,7 +24,7 @@ import augment
 import measure
 import sets
 from loss import loss_of
-from net import YoloxNano, add_norms, fold_norms, grid, load_coco, load_own
+from net import YoloxNano, activate, add_norms, fold_norms, grid, load_checkpoint, load_coco, load_own
 
 COCO = {"person": 0, "cat": 15, "dog": 16, "phone": 67}
 
@@ -136,8 +136,9 @@ def main():
     ap.add_argument("--data", required=True)
     ap.add_argument("--answers", required=True, help="what teach.py wrote")
     ap.add_argument("--start", required=True, help="YOLOX-nano COCO weights as ONNX")
-    ap.add_argument("--own", action="store_true", help="--start is a network of ours, to go on from: ../kitchen.onnx")
+    ap.add_argument("--own", action="store_true", help="--start is a network of ours, to go on from: ../kitchen.onnx, or another run's last.pt")
     ap.add_argument("--out", required=True)
+    ap.add_argument("--act", choices=("relu", "silu"), default="relu", help="relu is faster and keeps int8 whole, silu sees better")
     ap.add_argument("--epochs", type=int, default=18)
     ap.add_argument("--calm", type=int, default=6, help="last epochs: shipped size, calmer pictures")
     ap.add_argument("--size", type=int, default=384, help="side of the canvas before that")
@@ -173,13 +174,17 @@ def train(rank, a):
     outlined = sum(h is not None for v in cuts[0].values() for h in v)
     if not rank:
         print(f"{len(pictures)} to train on, {len(slice_)} held out, {outlined} animals outlined, {len(cuts[1])} cut out", flush=True)
+    activate(a.act)
     net = YoloxNano(len(sets.CLASSES))
-    if a.own:
-        load_own(net, a.start)
-    else:
-        load_coco(net, a.start, {sets.INDEX[n]: c for n, c in COCO.items()})
     some = Canvases(pictures, cuts, a.size, a.seed, -1 % 1000, False)
-    add_norms(net, torch.stack([some[i][0] for i in range(32)]).permute(0, 3, 1, 2).float(), was=torch.nn.functional.silu)
+    if a.own and a.start.endswith(".pt"):
+        load_checkpoint(net, a.start)
+    else:
+        if a.own:
+            load_own(net, a.start)
+        else:
+            load_coco(net, a.start, {sets.INDEX[n]: c for n, c in COCO.items()})
+        add_norms(net, torch.stack([some[i][0] for i in range(32)]).permute(0, 3, 1, 2).float(), was=torch.nn.functional.silu)
     net = net.to(device, memory_format=torch.channels_last)
     smooth = copy.deepcopy(net)
     groups = [[p for p in net.parameters() if p.ndim > 1], [p for p in net.parameters() if p.ndim == 1]]
@@ -223,9 +228,9 @@ def train(rank, a):
             line |= {"held_out_ap50": scores, "mean": round(mean, 4)}
             if mean > best:
                 best = mean
-                save(out / "best.pt", {"net": smooth.state_dict(), "epoch": epoch, "mean": mean, "seed": a.seed})
+                save(out / "best.pt", {"net": smooth.state_dict(), "act": a.act, "epoch": epoch, "mean": mean, "seed": a.seed})
         save(out / "last.pt", {"net": net.state_dict(), "smooth": smooth.state_dict(), "opt": opt.state_dict(),
-                               "epoch": epoch, "step": step, "best": best, "seed": a.seed})
+                               "epoch": epoch, "step": step, "best": best, "seed": a.seed, "act": a.act})
         with open(out / "log.jsonl", "a") as f:
             f.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)
