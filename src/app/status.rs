@@ -7,7 +7,7 @@
 //! # Failure
 //! A port that is taken is a problem in the site's status and tried again every minute: a box must
 //! watch although nobody can read its page. Readers are hostile until they have shown the token: at
-//! most [`MOST_READERS`] at once, [`HEAD_WAIT`] for their request, and no body is read.
+//! most 8 at once, 5 s for their request, and no body is read.
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::net::SocketAddr;

@@ -51,7 +51,7 @@ impl SiteRings {
     }
 
     /// A camera is watched no more. Its rings stay for clips that are yet to be cut, see
-    /// [`forget_gone`](Self::forget_gone).
+    /// `forget_gone`.
     pub fn end(&self, camera: CameraIx, now: MonoMicros) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kept) = all.get_mut(&camera) {

@@ -10,9 +10,9 @@
 //! `rtsp-types` is named in this file only.
 //!
 //! # Limits
-//! A client is not trusted: at most [`MAX_CLIENTS`] at a time, a request has to fit into
-//! [`MAX_REQUEST_BYTES`], who neither plays nor asks for [`IDLE`] is disconnected, and so is who does
-//! not take a picture within [`SEND_LIMIT`]. A connection holds one picture at most; there is no
+//! A client is not trusted: at most `MAX_CLIENTS` at a time, a request has to fit into
+//! `MAX_REQUEST_BYTES`, who neither plays nor asks for `IDLE` is disconnected, and so is who does
+//! not take a picture within `SEND_LIMIT`. A connection holds one picture at most; there is no
 //! queue behind it.
 //!
 //! # Formats
