@@ -103,12 +103,7 @@ impl Facts {
         FindingData {
             finding: change.finding,
             revision: change.revision,
-            phase: match change.phase {
-                Phase::Opened => FindingPhase::Opened,
-                Phase::Updated => FindingPhase::Updated,
-                Phase::Closed => FindingPhase::Closed,
-                Phase::Reopened => FindingPhase::Reopened,
-            },
+            phase: phase_of(change.phase),
             code: rule.code.to_string(),
             class: rule.urgency.class(),
             replayed: false,
@@ -171,6 +166,16 @@ impl Facts {
             sha256: card(model).sha256.clone(),
         });
         each.collect()
+    }
+}
+
+/// A phase over the wire.
+pub fn phase_of(phase: Phase) -> FindingPhase {
+    match phase {
+        Phase::Opened => FindingPhase::Opened,
+        Phase::Updated => FindingPhase::Updated,
+        Phase::Closed => FindingPhase::Closed,
+        Phase::Reopened => FindingPhase::Reopened,
     }
 }
 

@@ -4,16 +4,12 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::analytics::{Facts, clock_state};
+use super::analytics::{Facts, clock_state, phase_of};
 use crate::base::ids::CameraIx;
 use crate::base::time::{MonoMicros, UtcMicros};
 use crate::base::words::{self, Texts};
-use crate::rules::{
-    DeviceChange, DeviceConfig, DeviceFault, DeviceWatch, Look, OpenDevice, Phase, Sight,
-};
-use crate::uplink::{
-    CameraRef, CameraState, FindingData, FindingPhase, RuleRef, SiteRef, SiteState,
-};
+use crate::rules::{DeviceChange, DeviceConfig, DeviceFault, DeviceWatch, Look, OpenDevice, Sight};
+use crate::uplink::{CameraRef, CameraState, FindingData, RuleRef, SiteRef, SiteState};
 
 /// Named as the rule of these findings.
 const RULE: &str = "camera-health";
@@ -136,12 +132,7 @@ impl DeviceFindings {
         FindingData {
             finding: change.finding,
             revision: change.revision,
-            phase: match change.phase {
-                Phase::Opened => FindingPhase::Opened,
-                Phase::Updated => FindingPhase::Updated,
-                Phase::Closed => FindingPhase::Closed,
-                Phase::Reopened => FindingPhase::Reopened,
-            },
+            phase: phase_of(change.phase),
             code: change.fault.code(),
             class: CLASS,
             replayed: false,

@@ -119,9 +119,9 @@ impl Source {
         let uplink = self.uplink.borrow().clone();
         let stuck: Vec<String> = self.heartbeats.stuck().into_iter().map(|s| s.0).collect();
         let blind = |c: &CameraState| !matches!(c, CameraState::Online | CameraState::Connecting);
-        let needs_a_look = !state.problems.is_empty()
-            || !uplink.problems.is_empty()
-            || state.cameras.iter().any(|c| blind(&c.state));
+        let problems = || state.problems.iter().chain(&uplink.problems);
+        let needs_a_look =
+            problems().next().is_some() || state.cameras.iter().any(|c| blind(&c.state));
         let status = match (stuck.is_empty(), needs_a_look) {
             (false, _) => "stuck",
             (true, true) => "degraded",
@@ -137,19 +137,14 @@ impl Source {
             status: status.to_owned(),
             version: state.version.clone(),
             uptime_seconds: self.uptime_seconds(state.started),
-            problems: state
-                .problems
-                .iter()
-                .map(|p| p.en.clone())
-                .chain(uplink.problems.iter().cloned())
-                .collect(),
-            problems_zh: state.problems.iter().map(|p| p.zh.clone()).collect(),
+            problems: problems().map(|p| p.en.clone()).collect(),
+            problems_zh: problems().map(|p| p.zh.clone()).collect(),
             stuck,
             cameras: cameras.collect(),
             uplink: LineHealth {
                 connected: uplink.connected,
                 since: uplink.since.to_string(),
-                error: uplink.error,
+                error: uplink.error.clone(),
             },
             outbox: self.store.stats(),
         }

@@ -40,6 +40,8 @@ pub enum Offered {
 pub enum NoUnit {
     /// None within the limit.
     TimedOut,
+    /// None within the limit that stands alone: some came and were dropped, for they need a key unit.
+    NoKey,
     /// The camera task is gone and the queue is empty.
     Closed,
 }
@@ -49,6 +51,8 @@ struct State {
     waiting: VecDeque<AccessUnit>,
     /// Set at the start and from the first dropped unit until the next key unit.
     awaiting_key: bool,
+    /// Units dropped for lack of a key unit since the receiver last asked.
+    no_key: u64,
     sender_gone: bool,
     receiver_gone: bool,
 }
@@ -133,6 +137,7 @@ impl UnitSender {
             return Offered::Closed;
         }
         if s.awaiting_key && !unit.is_key {
+            s.no_key += 1;
             self.drops.awaiting_key.add(1);
             return Offered::Dropped;
         }
@@ -179,6 +184,7 @@ impl UnitSender {
             return Offered::Closed;
         }
         if s.awaiting_key && !unit.is_key {
+            s.no_key += 1;
             self.drops.awaiting_key.add(1);
             return Offered::Dropped;
         }
@@ -222,6 +228,7 @@ impl UnitReceiver {
                 Ok(unit)
             }
             None if s.sender_gone => Err(NoUnit::Closed),
+            None if std::mem::take(&mut s.no_key) > 0 => Err(NoUnit::NoKey),
             None => Err(NoUnit::TimedOut),
         }
     }
@@ -360,5 +367,14 @@ mod tests {
                 prop_assert!(u.is_key || follows, "{:?} follows a hole", u);
             }
         }
+    }
+
+    #[test]
+    fn units_without_a_key_unit_are_told_apart_from_silence() {
+        let (tx, rx, _) = queue();
+        assert_eq!(rx.receive(Duration::ZERO).unwrap_err(), NoUnit::TimedOut);
+        assert_eq!(tx.offer(unit(1, false, 0)), Offered::Dropped);
+        assert_eq!(rx.receive(Duration::ZERO).unwrap_err(), NoUnit::NoKey);
+        assert_eq!(rx.receive(Duration::ZERO).unwrap_err(), NoUnit::TimedOut);
     }
 }

@@ -152,17 +152,13 @@ impl DecodeThread {
                         .send_if_modified(|h| std::mem::take(&mut h.fps) > 0.0);
                     continue;
                 }
+                Err(NoUnit::NoKey) => {
+                    self.note_stall(&mut seen);
+                    continue;
+                }
                 Err(NoUnit::Closed) => break,
             };
-            let now = self.clock.mono();
-            let stalled = now.since(*seen.progress.get_or_insert(now)) > STALL;
-            self.health.send_if_modified(|h| {
-                let begins = stalled && !h.stalled;
-                if begins {
-                    (h.stalled, h.fps) = (true, 0.0);
-                }
-                begins
-            });
+            let now = self.note_stall(&mut seen);
             if rest_until.is_some_and(|until| now < until) {
                 counters.dropped.add(1);
                 continue;
@@ -203,6 +199,20 @@ impl DecodeThread {
                 tracing::warn!(camera = %self.id, err = %why, "decoder rebuilt at the next key unit");
             }
         }
+    }
+
+    /// Video has come: whether none of it has given a picture for too long. The time.
+    fn note_stall(&self, seen: &mut Seen) -> MonoMicros {
+        let now = self.clock.mono();
+        let stalled = now.since(*seen.progress.get_or_insert(now)) > STALL;
+        self.health.send_if_modified(|h| {
+            let begins = stalled && !h.stalled;
+            if begins {
+                (h.stalled, h.fps) = (true, 0.0);
+            }
+            begins
+        });
+        now
     }
 
     fn decode(

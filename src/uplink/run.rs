@@ -102,7 +102,7 @@ pub struct UplinkHealth {
     /// Why the newest connection ended or failed, with the remedy; `None` while connected.
     pub error: Option<String>,
     /// What stands in the way of delivery although connected, one line each.
-    pub problems: Vec<String>,
+    pub problems: Vec<Texts>,
 }
 
 /// Everything the uplink's task owns.
@@ -773,7 +773,7 @@ impl Session<'_> {
         let problems = self.own_problems();
         if problems != self.problems {
             self.up.note_health(|health| {
-                health.problems = problems.iter().map(|p| p.en.clone()).collect();
+                health.problems.clone_from(&problems);
             });
             self.problems = problems;
             self.status_due = true;
@@ -977,6 +977,7 @@ impl Session<'_> {
                     if self.link.fits(&sent) {
                         let reduced = self.up.metrics.counter(Metric::UplinkReduced, &[]);
                         reduced.add(1);
+                        tracing::warn!(seq, finding = %data.finding, "finding reduced: the broker takes no larger messages");
                         break;
                     }
                 }

@@ -251,3 +251,28 @@ fn a_privacy_mask_is_a_state_a_finding_and_a_cause_until_it_is_off() {
     assert!(blind["masked"].as_i64() >= Some(2000), "{blind}");
     assert!(daemon.terminate().success());
 }
+
+/// A real stream whose pictures were damaged on the way into it.
+#[test]
+fn a_stream_that_cannot_be_decoded_is_a_finding_that_says_no_video() {
+    let dir = tempfile::tempdir().unwrap();
+    let clip = dir.path().join("damaged.mp4");
+    let status = Command::new("ffmpeg")
+        .args(["-nostdin", "-v", "error", "-y", "-i"])
+        .arg(demo_clip("kitchen.mp4"))
+        .args(["-c", "copy", "-an", "-bsf:v", "noise=amount=3"])
+        .arg(&clip)
+        .status();
+    assert!(status.unwrap().success(), "ffmpeg made no clip");
+    let broker = Mosquitto::start();
+    let mut listener = Listener::start(broker.port);
+    let url = format!("file:{}", clip.display());
+    let tables = "[health]\nno_video_s = 1\n".to_owned()
+        + &camera_table("wok-1", &url, "repeat = true")
+        + QUICK_RULE;
+    let site = SiteDir::new(&broker.url(), &tables);
+    let mut daemon = site.daemon();
+    let opened = device_finding(&mut listener, "no-video", "opened");
+    assert_eq!(opened["title"]["en"], "Camera without video");
+    assert!(daemon.terminate().success());
+}

@@ -213,7 +213,6 @@ words! {
         too_late(now) = "it came too late: here it is {now}", "命令到达过晚：本机时间为 {now}";
         expired_before = "it expired before it could be done", "执行之前已过期";
         too_many(most) = "{most} such commands are under way: send it again with another id", "已有 {most} 个此类命令在执行，请换一个编号再发";
-        unknown_outcome = "it was begun and may have been done before a restart", "重启前已开始执行，结果未知";
     }
 
     /// `mingchu tail`, and the demo.
@@ -318,7 +317,6 @@ words! {
         missed = "missed", "漏报";
         wrong = "false", "误报";
         short = "short", "过短";
-        unjudged = "unjudged", "未评判";
         code = "code", "代码";
         events = "events", "事件";
         delay_s = "delay s", "延迟秒";

@@ -295,6 +295,10 @@ async fn receipt(port: u16, text: &str) {
     tell(port, Topics::new(&site()).receipt(), text).await;
 }
 
+fn english(problems: &[Texts]) -> Vec<String> {
+    problems.iter().map(|p| p.en.clone()).collect()
+}
+
 #[tokio::test]
 async fn a_committed_finding_reaches_a_subscriber_and_leaves_the_outbox() {
     let broker = Mosquitto::start();
@@ -593,7 +597,7 @@ async fn with_the_centres_word_records_stay_until_their_receipt() {
         health
             .problems
             .iter()
-            .any(|p| p.contains("receipt is ignored"))
+            .any(|p| p.en.contains("receipt is ignored"))
     };
     site.healthy("the problem", about).await;
     assert_eq!(
@@ -648,7 +652,7 @@ async fn a_record_that_nobody_subscribes_to_waits_and_the_site_says_so() {
             .iter()
             .any(|p| p.contains("nobody subscribes to finding/ppe.hat.missing"))
     };
-    site.healthy("the problem", |health| unheard(&health.problems))
+    site.healthy("the problem", |health| unheard(&english(&health.problems)))
         .await;
     assert_eq!(site.store.stats().records, 30);
     while !unheard(&status.status().await.problems) {}
@@ -688,13 +692,13 @@ async fn a_record_the_broker_refuses_is_parked_in_the_end_and_tried_again_after_
             .any(|p| p.contains("2 records could not be"))
     };
     let health = site
-        .healthy("the problem", |health| parked(&health.problems))
+        .healthy("the problem", |health| parked(&english(&health.problems)))
         .await;
     assert!(
         health
             .problems
             .iter()
-            .any(|p| p.contains("see its access list")),
+            .any(|p| p.en.contains("see its access list")),
         "{health:?}"
     );
     site.stop().await;
