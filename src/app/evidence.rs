@@ -423,7 +423,9 @@ impl EvidenceDesk {
         data.evidence.extend(references.iter().cloned());
         let draft = self.draft(change, data, &made, &config);
         let finding = serde_json::to_vec(data).map_err(|e| ("encode", e.to_string()))?;
-        if let Err(e) = keeping.writer.write(&draft, &finding, &made) {
+        if let Err(e) = keeping
+            .writer
+            .write(&draft, &finding, &made, config.keep_above()) {
             let kept = data.evidence.len() - references.len();
             data.evidence.truncate(kept);
             return Err(("write", e.to_string()));
@@ -854,7 +856,8 @@ fn id_of(name: &[u8]) -> Uuid {
     let digest = crate::base::digest::sha256_hex(name);
     let bits = u128::from_str_radix(&digest[..32], 16).unwrap_or_default();
     uuid::Builder::from_u128(bits)
-        .with_version(uuid::Version::Custom)
+        // As the contract has it; its time is none.
+        .with_version(uuid::Version::SortRand)
         .with_variant(uuid::Variant::RFC4122)
         .into_uuid()
 }

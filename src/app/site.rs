@@ -26,7 +26,7 @@ use super::desk::{Desk, Wanted};
 use super::evidence::{ClipWriter, EvidenceDesk, Words, teller};
 use super::exit::{ExitCode, Failure, OrExit as _};
 use super::footage::SiteFootage;
-use super::health::{Problems, first_report};
+use super::health::{Problems, first_report, follow_store};
 use super::models::starts;
 use super::mutes::Mutes;
 use super::oversight::{Oversight, Terms};
@@ -45,12 +45,15 @@ use crate::evidence::{
 use crate::rules::RuleEngine;
 use crate::track::Tracker;
 use crate::uplink::{
-    Answer, CoverageReport, EvidenceOutbox, Inbox, InboxEvent, Journal, ReceiptOrders, Shelf,
-    SiteState, Store, StoreError, StoreHandle, Uplink, UplinkConfig, UplinkHealth, receipt_orders,
+    Answer, CoverageReport, EvidenceOutbox, Inbox, InboxEvent, Journal, OUTBOX_BEAT, OutboxBudget,
+    ReceiptOrders, Shelf, SiteState, Store, StoreError, StoreHandle, Uplink, UplinkConfig,
+    UplinkHealth, receipt_orders,
 };
 
 /// The store's file in the state directory.
 pub const STORE_FILE: &str = "store.sqlite";
+/// Name of the problem in the site's status while records alone are over the outbox's budget.
+const OUTBOX_PROBLEM: &str = "outbox";
 /// Faults that are remembered; the first one ends the site.
 const FAULTS: usize = 8;
 /// Messages between inbox and commands.
@@ -140,6 +143,7 @@ pub struct UplinkUnit {
     stop: CancellationToken,
     records: tokio::task::JoinHandle<()>,
     inbox: tokio::task::JoinHandle<()>,
+    budget: tokio::task::JoinHandle<()>,
 }
 
 /// Between the inbox, which may begin anew, and the commands, which do not.
@@ -284,6 +288,20 @@ impl UplinkUnit {
             heartbeats: wiring.heartbeats.clone(),
             stop: stop.clone(),
         };
+        let problems = wiring.problems.clone();
+        let budget = OutboxBudget {
+            max_bytes: config.outbox_bytes,
+            store: store.clone(),
+            outbox: outbox.clone(),
+            tell: Box::new(move |problem| match problem {
+                Some(problem) => problems.set(OUTBOX_PROBLEM, problem),
+                None => problems.clear(OUTBOX_PROBLEM),
+            }),
+            metrics: wiring.metrics.clone(),
+            clock: wiring.clock.clone(),
+            heartbeat: wiring.heartbeats.register("outbox", OUTBOX_BEAT),
+            stop: stop.clone(),
+        };
         let uplink = Uplink {
             config,
             site: site.identity.clone(),
@@ -301,12 +319,14 @@ impl UplinkUnit {
             stop,
             records: spawn_task("uplink", &wiring.faults, uplink.run()),
             inbox: spawn_task("inbox", &wiring.faults, inbox.run()),
+            budget: spawn_task("outbox", &wiring.faults, budget.run()),
         }
     }
 
     /// Ends it in good order: what goes within 3 s goes.
     pub(super) async fn end(&mut self) {
         self.stop.cancel();
+        drop((&mut self.budget).await);
         drop((&mut self.inbox).await);
         drop((&mut self.records).await);
     }
@@ -405,6 +425,8 @@ impl Site {
         let replaced =
             |id: &CameraId| metrics.counter(Metric::FramesReplaced, &[("camera", id.as_str())]);
         let problems = Problems::new(state.clone());
+        let told = follow_store(store.health(), problems.clone());
+        drop(spawn_task("store health", &faults, told));
         let settings = EvidenceSettings::new(config.evidence.clone());
         let wiring = Wiring {
             board: Arc::new(FrameBoard::new(

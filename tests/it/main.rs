@@ -14,10 +14,16 @@ mod broker;
 mod camera;
 mod centre;
 mod commands;
+mod crash;
 mod evidence;
+mod faulty_disk;
 mod health;
+#[path = "crash/life.rs"]
+mod life;
 mod models;
 mod pipeline;
 mod reload;
+#[path = "crash/rounds.rs"]
+mod rounds;
 mod status;
 mod support;

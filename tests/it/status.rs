@@ -235,6 +235,8 @@ fn every_loss_in_the_map_has_a_metric_and_every_metric_of_loss_is_in_the_map() {
             "over_bytes",
             "removed",
             "withheld",
+            "shed",
+            "damaged",
         ]
         .iter()
         .any(|w| name.contains(w))
