@@ -37,23 +37,29 @@ fn main() {
     if let Some(job) = life::Job::from_env() {
         return job.run();
     }
-    let seed = std::env::var("SEED").map_or_else(|_| fastrand::u64(..1 << 40), |s| s.parse().unwrap());
+    let seed =
+        std::env::var("SEED").map_or_else(|_| fastrand::u64(..1 << 40), |s| s.parse().unwrap());
     println!("seed {seed}; SEED={seed} repeats it");
     println!();
-    println!("| what | runs | with something not answered | promised records checked | lost | seconds |");
+    println!(
+        "| what | runs | with something not answered | promised records checked | lost | seconds |"
+    );
     println!("| --- | --- | --- | --- | --- | --- |");
     round("killed at random, 25 lives of each store", || {
         rounds::random_kills(PROGRAM, 40, 25, seed)
     });
-    round("killed at every write step of a new store, before it and half-way", || {
-        rounds::every_step_of_a_new_store(PROGRAM, seed, 40, 1)
-    });
-    round("killed at every write step of setting a damaged store aside", || {
-        rounds::every_step_of_mending(PROGRAM, seed, 1)
-    });
-    round("full, broken or read-only for some steps, then well again", || {
-        rounds::refusals(PROGRAM, 210, seed)
-    });
+    round(
+        "killed at every write step of a new store, before it and half-way",
+        || rounds::every_step_of_a_new_store(PROGRAM, seed, 40, 1),
+    );
+    round(
+        "killed at every write step of setting a damaged store aside",
+        || rounds::every_step_of_mending(PROGRAM, seed, 1),
+    );
+    round(
+        "full, broken or read-only for some steps, then well again",
+        || rounds::refusals(PROGRAM, 210, seed),
+    );
     round("power cut, four ways at each moment", || {
         rounds::power_cuts(PROGRAM, 10, 100, seed)
     });

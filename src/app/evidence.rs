@@ -425,7 +425,8 @@ impl EvidenceDesk {
         let finding = serde_json::to_vec(data).map_err(|e| ("encode", e.to_string()))?;
         if let Err(e) = keeping
             .writer
-            .write(&draft, &finding, &made, config.keep_above()) {
+            .write(&draft, &finding, &made, config.keep_above())
+        {
             let kept = data.evidence.len() - references.len();
             data.evidence.truncate(kept);
             return Err(("write", e.to_string()));

@@ -111,7 +111,9 @@ impl Disk {
         let (free, keep) = (free >> 20, keep >> 20);
         Err(io::Error::new(
             io::ErrorKind::StorageFull,
-            format!("the disk has {free} MiB free, and below {keep} MiB evidence gives way to findings"),
+            format!(
+                "the disk has {free} MiB free, and below {keep} MiB evidence gives way to findings"
+            ),
         ))
     }
 

@@ -839,7 +839,13 @@ impl Keeper {
                 "min_free_mb" if lacking == 0 => continue,
                 "min_free_mb" => {
                     let max_bytes = self.index.bytes().saturating_sub(lacking);
-                    too_much(&held, &Budget { max_bytes, ..budget })
+                    too_much(
+                        &held,
+                        &Budget {
+                            max_bytes,
+                            ..budget
+                        },
+                    )
                 }
                 "max_mb" => too_much(&held, &budget),
                 _ if aged => too_old(&held, &budget, self.clock.utc()),
@@ -872,7 +878,9 @@ impl Keeper {
                 }
             }
         }
-        let room = self.disk.has_room(&self.config.dir, self.config.keep_above());
+        let room = self
+            .disk
+            .has_room(&self.config.dir, self.config.keep_above());
         room.map_err(|e| format!("{e}; make room on the disk"))
     }
 

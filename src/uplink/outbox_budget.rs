@@ -78,7 +78,13 @@ fn to_shed(waiting: &[&EvidenceItem], record_bytes: u64, max_bytes: u64) -> Vec<
     let mut order = waiting.to_vec();
     order.sort_by_key(|item| {
         let class = std::cmp::Reverse(item.class);
-        (class, item.kind != "clip", item.queued_us, item.finding, item.n)
+        (
+            class,
+            item.kind != "clip",
+            item.queued_us,
+            item.finding,
+            item.n,
+        )
     });
     let mut left = files + record_bytes;
     let mut gone = Vec::new();
@@ -96,9 +102,12 @@ fn to_shed(waiting: &[&EvidenceItem], record_bytes: u64, max_bytes: u64) -> Vec<
 fn notices(gone: &[EvidenceItem], now: UtcMicros) -> Vec<Notice> {
     let mut groups: BTreeMap<(u8, &str), Vec<&EvidenceItem>> = BTreeMap::new();
     for item in gone {
-        groups.entry((item.class, &item.kind)).or_default().push(item);
+        groups
+            .entry((item.class, &item.kind))
+            .or_default()
+            .push(item);
     }
-    let groups = groups.into_iter();
+    let groups = groups.into_iter().rev();
     let notice = |((class, kind), items): ((u8, &str), Vec<&EvidenceItem>)| {
         let queued = items.iter().map(|item| item.queued_us);
         let from = UtcMicros(queued.clone().min().unwrap_or_default());
@@ -156,9 +165,7 @@ impl OutboxBudget {
         gauge.set(self.outbox.bytes());
         let over = records > self.max_bytes;
         let mib = |bytes: u64| bytes >> 20;
-        (self.tell)(
-            over.then(|| words::problem::outbox_over(mib(records), mib(self.max_bytes))),
-        );
+        (self.tell)(over.then(|| words::problem::outbox_over(mib(records), mib(self.max_bytes))));
         if gone.is_empty() {
             return;
         }
@@ -321,7 +328,9 @@ mod tests {
                 panic!("{record:?}");
             };
             assert_eq!(notice.kind, "outbox.shed");
-            assert!(notice.text.contains("uplink.outbox_mb") && notice.text_zh.contains("不再发送"));
+            assert!(
+                notice.text.contains("uplink.outbox_mb") && notice.text_zh.contains("不再发送")
+            );
             told += notice.data["files"].as_u64().unwrap();
             // Classes 3 and 2 are enough.
             assert!(notice.data["class"].as_u64().unwrap() > 1, "{notice:?}");
@@ -349,7 +358,11 @@ mod tests {
         budget.tell = Box::new(move |problem| said.send(problem).unwrap());
         budget.look().await;
         let problem = heard.recv().unwrap().expect("a problem");
-        assert!(problem.en.contains("records are never dropped"), "{}", problem.en);
+        assert!(
+            problem.en.contains("records are never dropped"),
+            "{}",
+            problem.en
+        );
         assert!(problem.zh.contains("绝不丢弃"), "{}", problem.zh);
         assert_eq!(budget.outbox.bytes(), 0);
         // The 20, and the word on the picture.

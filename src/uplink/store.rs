@@ -647,15 +647,10 @@ impl Store {
         let mut open = true;
         while open {
             self.heartbeat.beat();
+            self.look_around();
             let mut group = match commands.recv_timeout(TICK) {
                 Ok(command) => vec![command],
                 Err(RecvTimeoutError::Timeout) => {
-                    if self.clock.mono().since(self.pruned) > PRUNE_EVERY {
-                        self.prune();
-                    }
-                    if self.clock.mono().since(self.looked_aside) > LOOK_ASIDE_EVERY {
-                        self.look_aside();
-                    }
                     self.publish_totals();
                     continue;
                 }
@@ -672,6 +667,17 @@ impl Store {
         self.publish_totals();
         if let Err((_, e)) = self.conn.close() {
             tracing::warn!(err = %e, "store not closed cleanly");
+        }
+    }
+
+    /// What is done now and then, however busy it is.
+    fn look_around(&mut self) {
+        let now = self.clock.mono();
+        if now.since(self.pruned) > PRUNE_EVERY {
+            self.prune();
+        }
+        if now.since(self.looked_aside) > LOOK_ASIDE_EVERY {
+            self.look_aside();
         }
     }
 
@@ -1418,7 +1424,8 @@ fn open_checked(
     // Whoever looks into the file by hand may hold it for a moment.
     conn.busy_timeout(Duration::from_secs(5))?;
     if let Log::Wal = log {
-        conn.execute_batch("PRAGMA journal_mode = WAL;").map_err(open)?;
+        conn.execute_batch("PRAGMA journal_mode = WAL;")
+            .map_err(open)?;
     }
     conn.execute_batch("PRAGMA synchronous = FULL;")
         .map_err(open)?;
@@ -1644,7 +1651,9 @@ fn each_row(
 ) -> rusqlite::Result<Vec<(i64, i64)>> {
     let all = vec![(i64::MIN, i64::MAX)];
     let select = |columns: &&str, which: &str| {
-        old.prepare(&format!("SELECT {columns} FROM {table} WHERE {number} {which}"))
+        old.prepare(&format!(
+            "SELECT {columns} FROM {table} WHERE {number} {which}"
+        ))
     };
     let readable = |c: &&&str| select(c, "= ?1").is_ok();
     let Some(columns) = columns.iter().find(readable) else {

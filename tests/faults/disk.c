@@ -220,9 +220,9 @@ ssize_t pwrite(int fd, const void *bytes, size_t n, off_t offset) {
     int error = errno;                                                                             \
     if (result >= 0) {                                                                             \
         entry;                                                                                     \
-        if (told > 0)                                                                              \
-            die();                                                                                 \
     }                                                                                              \
+    if (told > 0)                                                                                  \
+        die();                                                                                     \
     pthread_mutex_unlock(&lock);                                                                   \
     errno = error;                                                                                 \
     return result

@@ -202,7 +202,9 @@ fn each_foreign_engine_is_named_in_one_file() {
         for (engine, home) in ENGINES {
             let path = format!("{engine}::");
             let tests = home.replace(".rs", "/tests");
-            let is_home = file == *home || file == format!("{tests}.rs") || file.starts_with(&format!("{tests}/"));
+            let is_home = file == *home
+                || file == format!("{tests}.rs")
+                || file.starts_with(&format!("{tests}/"));
             if !is_home && after(&code, &path).next().is_some() {
                 wrong.push(format!("{file} names {engine}"));
             }

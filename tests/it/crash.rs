@@ -31,7 +31,10 @@ fn a_process_that_is_let_alone_leaves_what_it_was_promised() {
 #[test]
 fn a_process_killed_at_random_loses_nothing_that_was_promised() {
     let tally = random_kills(PROGRAM, 3, 12, 5);
-    assert!(tally.unanswered > 3, "{tally:?}: it was killed at no bad moment");
+    assert!(
+        tally.unanswered > 3,
+        "{tally:?}: it was killed at no bad moment"
+    );
 }
 
 #[test]

@@ -134,7 +134,13 @@ impl FaultyDisk {
             Fault::Fail(error) => (3, error),
             Fault::Short(error) => (4, error),
         };
-        for (what, n) in [(1, at), (2, count), (3, error as u64), (4, kinds), (HITS, 0)] {
+        for (what, n) in [
+            (1, at),
+            (2, count),
+            (3, error as u64),
+            (4, kinds),
+            (HITS, 0),
+        ] {
             self.set(what, n);
         }
         self.set(MODE, mode);

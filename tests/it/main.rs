@@ -15,6 +15,7 @@ mod camera;
 mod centre;
 mod commands;
 mod crash;
+mod disk;
 mod evidence;
 mod faulty_disk;
 mod health;

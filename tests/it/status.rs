@@ -14,14 +14,14 @@ use crate::support::{
 };
 
 /// Where the page listens, as the log says.
-fn address(daemon: &mut Process) -> String {
+pub fn address(daemon: &mut Process) -> String {
     let line = daemon.wait_for_text("status page");
     let (_, rest) = line.split_once("address=").expect("the line names it");
     rest.split_whitespace().next().unwrap().to_owned()
 }
 
 /// Status line and body of a GET.
-fn get(address: &str, path: &str, more: &str) -> (String, String) {
+pub fn get(address: &str, path: &str, more: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: box\r\n{more}\r\n").unwrap();
     let mut text = String::new();
@@ -235,7 +235,7 @@ fn every_loss_in_the_map_has_a_metric_and_every_metric_of_loss_is_in_the_map() {
             "over_bytes",
             "removed",
             "withheld",
-            "shed",
+            "_shed_",
             "damaged",
         ]
         .iter()

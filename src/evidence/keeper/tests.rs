@@ -649,7 +649,10 @@ fn a_disk_that_gets_full_takes_evidence_back_by_record_and_the_centre_hears_of_i
         panic!("{told:?}");
     };
     assert_eq!(body.reason, "min_free_mb");
-    assert!(body.files.iter().all(|f| f.name == "sealed/clip.mp4"), "{body:?}");
+    assert!(
+        body.files.iter().all(|f| f.name == "sealed/clip.mp4"),
+        "{body:?}"
+    );
     assert!(room.load(std::sync::atomic::Ordering::Relaxed) >= 1 << 20);
     drop((keeper, jobs));
     let verdict = site.verify();
@@ -695,6 +698,9 @@ fn with_little_room_left_no_new_evidence_is_kept_and_the_bundle_says_why() {
     let refused = writer.write(&draft(1), b"{}", &site.pictures(), 1000);
     let refused = refused.unwrap_err();
     assert_eq!(refused.source.kind(), io::ErrorKind::StorageFull);
-    assert!(refused.to_string().contains("gives way to findings"), "{refused}");
+    assert!(
+        refused.to_string().contains("gives way to findings"),
+        "{refused}"
+    );
     assert!(!site.evidence().join(draft(1).folder).exists());
 }

@@ -161,7 +161,10 @@ impl Swap {
 /// Names of damaged files that were set aside and are still there.
 pub fn set_aside(path: &Path) -> Vec<String> {
     let is_log = |name: &str| {
-        name.contains(DRAFT) || ["-wal", "-shm", MENDED].iter().any(|end| name.ends_with(end))
+        name.contains(DRAFT)
+            || ["-wal", "-shm", MENDED]
+                .iter()
+                .any(|end| name.ends_with(end))
     };
     let mut names = names_beside(path).unwrap_or_default();
     names.retain(|name| !is_log(name));

@@ -30,6 +30,15 @@ impl Bench {
         }
     }
 
+    /// In memory, where there is such a place: for those that are opened often.
+    fn in_memory() -> Self {
+        let dir = TempDir::new_in("/dev/shm");
+        Self {
+            dir: dir.unwrap_or_else(|_| TempDir::new().unwrap()),
+            ..Self::new()
+        }
+    }
+
     fn path(&self) -> PathBuf {
         self.dir.path().join("state").join("mingchu.db")
     }

@@ -291,15 +291,7 @@ impl Lane {
             lane,
             rng: fastrand::Rng::with_seed(job.seed.wrapping_mul(31).wrapping_add(lane as u64)),
             findings: findings
-                .map(|e| {
-                    (
-                        e.data.finding,
-                        e.data.revision,
-                        false,
-                        e.data.class,
-                        e.seq,
-                    )
-                })
+                .map(|e| (e.data.finding, e.data.revision, false, e.data.class, e.seq))
                 .collect(),
             waiting: Vec::new(),
             patient: job.patient,
@@ -342,7 +334,10 @@ impl Lane {
         let random = u128::from(self.rng.u32(..));
         let epoch = u128::from(self.rng.u32(..));
         Uuid::from_u128(
-            0x0193_5c3a_0000_7000_8000_0000_0000_0000 | epoch << 64 & 0xfff << 64 | (self.lane as u128) << 32 | random,
+            0x0193_5c3a_0000_7000_8000_0000_0000_0000
+                | epoch << 64 & 0xfff << 64
+                | (self.lane as u128) << 32
+                | random,
         )
     }
 
@@ -401,7 +396,8 @@ impl Lane {
                 let seq = answer[0];
                 let is_new = !self.findings.iter().any(|f| f.4 == seq);
                 self.findings.retain(|f| f.0 != *finding);
-                self.findings.push((*finding, *revision, *closed, *class, seq));
+                self.findings
+                    .push((*finding, *revision, *closed, *class, seq));
                 if is_new {
                     self.waiting.push(seq);
                 }
@@ -485,7 +481,8 @@ impl Promise {
                 shelved,
                 ..
             } => {
-                self.ledger.insert(*finding, (*revision, answer[0], !closed));
+                self.ledger
+                    .insert(*finding, (*revision, answer[0], !closed));
                 if *shelved {
                     self.shelf.insert(shelf_key(*finding, *revision));
                 }
@@ -586,8 +583,13 @@ impl Promise {
         self.settle(&waiting, &all)?;
         let numbers: Vec<u64> = self.records.keys().copied().collect();
         if numbers != (1..=last).collect::<Vec<_>>() {
-            let lost: Vec<_> = (1..=last).filter(|n| !self.records.contains_key(n)).collect();
-            return Err(format!("{} numbers were given and the last is {last}; nobody knows of {lost:?}", numbers.len()));
+            let lost: Vec<_> = (1..=last)
+                .filter(|n| !self.records.contains_key(n))
+                .collect();
+            return Err(format!(
+                "{} numbers were given and the last is {last}; nobody knows of {lost:?}",
+                numbers.len()
+            ));
         }
         for (seq, (id, payload)) in &self.records {
             match (all.get(seq), self.gone.contains(seq)) {

@@ -193,9 +193,16 @@ fn every_step(
     for at in (1..=steps).step_by(stride as usize) {
         for fault in [Fault::Die, Fault::DieHalf] {
             let (root, mut promise, disk, lived) = life(Some((fault, at)));
-            assert!(!lived && disk.hits() == 1, "it did not die at step {at} of {steps}");
+            assert!(
+                !lived && disk.hits() == 1,
+                "it did not die at step {at} of {steps}"
+            );
             tally.unanswered += u64::from(promise.is_owed());
-            check(root.path(), &mut promise, &format!("{fault:?} at step {at}"));
+            check(
+                root.path(),
+                &mut promise,
+                &format!("{fault:?} at step {at}"),
+            );
             tally.add(&promise);
         }
     }
@@ -228,7 +235,10 @@ pub fn every_step_of_mending(program: Program, seed: u64, stride: u64) -> Tally 
     // Of its own accord it is set aside, once.
     let (root, mut promise) = damaged();
     check(root.path(), &mut promise, "let alone");
-    assert!(promise.was_told_of_damage(), "page {SPARE_PAGE} is not what it was");
+    assert!(
+        promise.was_told_of_damage(),
+        "page {SPARE_PAGE} is not what it was"
+    );
     every_step(program, seed + 1, 3, stride, damaged)
 }
 
@@ -250,8 +260,8 @@ pub fn refusals(program: Program, rounds: u64, seed: u64) -> Tally {
             (Fault::Short(0), WRITES),
         ];
         let (fault, kinds) = faults[round as usize % faults.len()];
-        // Behind what it takes to open the store.
-        let (at, count) = (rng.u64(40..150), [1, 2, 7, 40][rng.usize(..4)]);
+        // Behind what it takes to open the store; long enough that steps of these kinds are among them.
+        let (at, count) = (rng.u64(40..150), [8, 20, 60][rng.usize(..3)]);
         disk.arm(fault, at, count, kinds);
         let job = Job {
             store: store_in(root.path()),
@@ -260,7 +270,8 @@ pub fn refusals(program: Program, rounds: u64, seed: u64) -> Tally {
             acts: 60,
             patient: true,
         };
-        let about = format!("round {round} (seed {seed}): {fault:?} of {kinds} at {at} for {count}");
+        let about =
+            format!("round {round} (seed {seed}): {fault:?} of {kinds} at {at} for {count}");
         let lived = live(disk.under(&mut program()), &job, &mut promise, None);
         assert!(lived, "{about}: the process gave up");
         assert!(disk.hits() > 0, "{about}: it was never refused");
@@ -317,7 +328,11 @@ pub fn power_cuts(program: Program, lives: u64, cuts: usize, seed: u64) -> Tally
                 if let Err(why) = promise.check(&store_in(scratch.path())) {
                     platter.cut(root.path(), scratch.path(), cut, &mut rng);
                     let kept = scratch.keep();
-                    panic!("life {life} (seed {seed}), power cut after step {n} of {}, {cut:?}: {why}; see {}", steps.len(), kept.display());
+                    panic!(
+                        "life {life} (seed {seed}), power cut after step {n} of {}, {cut:?}: {why}; see {}",
+                        steps.len(),
+                        kept.display()
+                    );
                 }
                 tally.add(&promise);
             }

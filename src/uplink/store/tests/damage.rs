@@ -164,7 +164,6 @@ fn shelves_and_records_of_all_kinds_outlive_a_damaged_ledger() {
     assert_eq!(bench.set_aside().len(), 1);
 }
 
-
 /// 80 records of findings and notices, some of several pages, of which some are gone and one is put
 /// aside; one file, without a log.
 fn full_file(bench: &mut Bench) -> BTreeMap<u64, String> {
@@ -217,7 +216,7 @@ fn pages(bench: &Bench) -> BTreeMap<usize, (String, String, usize)> {
 
 #[test]
 fn whichever_page_is_damaged_the_rest_is_saved_and_what_cannot_be_is_told() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::in_memory();
     let payloads = full_file(&mut bench);
     let pages = pages(&bench);
     let whole = std::fs::read(bench.path()).unwrap();
@@ -226,7 +225,7 @@ fn whichever_page_is_damaged_the_rest_is_saved_and_what_cannot_be_is_told() {
     for (page, (table, kind, cells)) in &pages {
         for fill in [0xff, 0x00, 0x5a] {
             let about = format!("page {page} ({kind} of {table}, {cells} cells) is {fill:#04x}");
-            let mut bench = Bench::new();
+            let mut bench = Bench::in_memory();
             std::fs::create_dir_all(bench.path().parent().unwrap()).unwrap();
             let mut bytes = whole.clone();
             bytes[(page - 1) * PAGE..page * PAGE].fill(fill);
@@ -248,7 +247,10 @@ fn whichever_page_is_damaged_the_rest_is_saved_and_what_cannot_be_is_told() {
             let told: Vec<&Record> = batch.records.iter().filter(|r| is_damage(r)).collect();
             assert_eq!(told.len(), aside.len(), "{about}");
             let last = told.first().map_or(newest, |t| t.seq);
-            assert!(told.is_empty() || last > newest, "{about}: number {last} again");
+            assert!(
+                told.is_empty() || last > newest,
+                "{about}: number {last} again"
+            );
             let there: BTreeMap<u64, String> = batch
                 .records
                 .iter()
@@ -260,7 +262,10 @@ fn whichever_page_is_damaged_the_rest_is_saved_and_what_cannot_be_is_told() {
                 let known = payloads.get(seq).is_none_or(|p| p == payload);
                 assert!(known, "{about}: record {seq} has another payload");
             }
-            let lost = payloads.keys().filter(|seq| !there.contains_key(seq)).count();
+            let lost = payloads
+                .keys()
+                .filter(|seq| !there.contains_key(seq))
+                .count();
             let most = match (table.as_str(), kind.as_str()) {
                 ("outbox", "leaf") => *cells,
                 ("outbox", "overflow") => 1,
@@ -268,7 +273,10 @@ fn whichever_page_is_damaged_the_rest_is_saved_and_what_cannot_be_is_told() {
                 ("outbox", _) => payloads.len() - 36,
                 _ => 0,
             };
-            assert!(lost <= most, "{about}: {lost} records are lost, at most {most} need be");
+            assert!(
+                lost <= most,
+                "{about}: {lost} records are lost, at most {most} need be"
+            );
             let seq = store.commit_finding(finding(999, 1, FIRST)).unwrap();
             assert_eq!(seq, last + 1, "{about}");
             bench.close();
@@ -307,7 +315,7 @@ fn when_nothing_can_be_read_numbers_go_on_behind_those_in_reserve() {
 
 #[test]
 fn numbers_in_reserve_stay_ahead_of_those_given() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::in_memory();
     let store = bench.open();
     for n in 0..RESERVE as u64 + 10 {
         let changes = (0..20).map(|m| Change::Record(notice(u128::from(n * 20 + m))));
@@ -335,7 +343,7 @@ fn a_log_cut_at_any_byte_leaves_the_commits_before_it() {
     let (db, log) = (std::fs::read(db).unwrap(), std::fs::read(log).unwrap());
     let mut most = 0;
     for cut in (0..=log.len()).step_by(509).chain([log.len()]) {
-        let mut after = Bench::new();
+        let mut after = Bench::in_memory();
         std::fs::create_dir_all(after.path().parent().unwrap()).unwrap();
         std::fs::write(after.path(), &db).unwrap();
         std::fs::write(beside(&after.path(), "-wal"), &log[..cut]).unwrap();
@@ -347,7 +355,11 @@ fn a_log_cut_at_any_byte_leaves_the_commits_before_it() {
         most = n;
         assert_eq!(store.open_findings().unwrap().len() as u64, n);
         assert_eq!(store.commit_finding(finding(99, 1, FIRST)).unwrap(), n + 1);
-        assert_eq!(after.set_aside(), [] as [PathBuf; 0], "cut at {cut}: it is whole");
+        assert_eq!(
+            after.set_aside(),
+            [] as [PathBuf; 0],
+            "cut at {cut}: it is whole"
+        );
         after.close();
     }
     assert_eq!(most, 12);
