@@ -42,7 +42,7 @@ fn main() {
     println!("seed {seed}; SEED={seed} repeats it");
     println!();
     println!(
-        "| what | runs | with something not answered | promised records checked | lost | seconds |"
+        "| what | runs | with something not answered, or refused | promised records checked | lost | seconds |"
     );
     println!("| --- | --- | --- | --- | --- | --- |");
     round("killed at random, 25 lives of each store", || {
@@ -61,6 +61,6 @@ fn main() {
         || rounds::refusals(PROGRAM, 210, seed),
     );
     round("power cut, four ways at each moment", || {
-        rounds::power_cuts(PROGRAM, 10, 100, seed)
+        rounds::power_cuts(PROGRAM, 12, 100, seed)
     });
 }

@@ -87,6 +87,10 @@ impl Disk {
     ///
     /// # Errors
     /// The system's.
+    #[cfg_attr(
+        not(test),
+        expect(clippy::unused_self, reason = "tests say how much it is")
+    )]
     pub fn free(&self, dir: &Path) -> io::Result<u64> {
         #[cfg(test)]
         if let Some(room) = &self.room {

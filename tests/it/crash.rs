@@ -39,25 +39,25 @@ fn a_process_killed_at_random_loses_nothing_that_was_promised() {
 
 #[test]
 fn a_process_killed_at_a_write_step_loses_nothing_that_was_promised() {
-    let tally = every_step_of_a_new_store(PROGRAM, 7, 12, 5);
+    let tally = every_step_of_a_new_store(PROGRAM, 7, 12, 8);
     assert!(tally.runs > 20 && tally.unanswered > 5, "{tally:?}");
 }
 
 #[test]
 fn a_process_killed_while_it_sets_a_damaged_store_aside_loses_nothing() {
-    let tally = every_step_of_mending(PROGRAM, 9, 6);
+    let tally = every_step_of_mending(PROGRAM, 9, 9);
     assert!(tally.runs > 10, "{tally:?}");
 }
 
 #[test]
 fn a_disk_that_refuses_for_a_while_loses_nothing_that_was_promised() {
     let tally = refusals(PROGRAM, 14, 13);
-    assert_eq!(tally.runs, 14);
+    assert!(tally.runs == 14 && tally.unanswered > 10, "{tally:?}");
 }
 
 #[test]
 fn a_power_cut_loses_nothing_that_was_promised() {
-    let tally = power_cuts(PROGRAM, 2, 25, 11);
-    assert_eq!(tally.runs, 200);
+    let tally = power_cuts(PROGRAM, 3, 20, 11);
+    assert_eq!(tally.runs, 240);
     assert!(tally.unanswered > 20, "{tally:?}");
 }

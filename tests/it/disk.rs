@@ -10,7 +10,7 @@ use crate::broker::{busy_site, stored, wait_for_seq};
 use crate::faulty_disk::{FULL, Fault, FaultyDisk, READ_ONLY};
 use crate::status::{address, get};
 use crate::support::{
-    Heard, Listener, Mosquitto, Process, QUICK_RULE, SiteDir, camera_table, demo_clip, run,
+    Heard, Listener, Mosquitto, QUICK_RULE, SiteDir, camera_table, demo_clip, run,
 };
 
 /// Numbers up to `last` of which no record was heard.
@@ -185,7 +185,13 @@ fn a_daemon_killed_at_any_write_step_again_and_again_loses_nothing() {
     let site = busy_site(&broker.url());
     let disk = FaultyDisk::new(&site.path("state"));
     // In the middle of opening the store, of a finding's pictures, of its commit, of its removal.
-    for (fault, at) in [(Fault::DieHalf, 9), (Fault::Die, 47), (Fault::DieHalf, 71)] {
+    for (fault, at) in [
+        (Fault::DieHalf, 9),
+        (Fault::Die, 47),
+        (Fault::DieHalf, 71),
+        (Fault::Die, 97),
+        (Fault::DieHalf, 120),
+    ] {
         disk.count_anew();
         disk.arm(fault, at, 1, u64::MAX);
         let mut daemon = site.daemon_on(&disk);
@@ -193,11 +199,12 @@ fn a_daemon_killed_at_any_write_step_again_and_again_loses_nothing() {
         assert_eq!(disk.hits(), 1, "{fault:?} at {at}: it ended of itself");
     }
     disk.heal();
-    let mut daemon: Process = site.daemon_on(&disk);
+    let mut daemon = site.daemon_on(&disk);
+    let page = address(&mut daemon);
     let newest = stored(&mut daemon, 2);
     wait_for_seq(&mut listener, newest);
     assert_eq!(not_heard(&listener, newest), [] as [u64; 0]);
-    listener.status("a site that is well", is_well);
+    assert_eq!(health(&page)["status"], "ok");
     assert!(daemon.terminate().success());
     let chain = site.path("state/evidence");
     let (code, out, err) = run(&["verify", chain.to_str().unwrap()]);

@@ -344,7 +344,9 @@ impl Platter {
                     .into_iter()
                     .partition(|n| n.folder() == path);
                 let now: Vec<Naming> = now;
-                now.iter().for_each(|n| n.apply(&mut self.safe_names));
+                for naming in &now {
+                    naming.apply(&mut self.safe_names);
+                }
                 self.unsafe_names = later;
                 self.unsafe_folders.retain(|f| f.parent() != Some(path));
             }

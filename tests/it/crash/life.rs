@@ -265,7 +265,7 @@ impl Job {
 
 /// What one thread of the process knows of its records.
 struct Lane {
-    lane: usize,
+    number: usize,
     rng: fastrand::Rng,
     store: StoreHandle,
     patient: bool,
@@ -288,7 +288,7 @@ impl Lane {
         let open = store.open_findings().unwrap();
         let findings = open.iter().filter(|e| of_lane(e.data.finding));
         Self {
-            lane,
+            number: lane,
             rng: fastrand::Rng::with_seed(job.seed.wrapping_mul(31).wrapping_add(lane as u64)),
             findings: findings
                 .map(|e| (e.data.finding, e.data.revision, false, e.data.class, e.seq))
@@ -303,14 +303,14 @@ impl Lane {
         for _ in 0..acts {
             let act = self.choose();
             say(&Line {
-                lane: self.lane,
+                lane: self.number,
                 act: act.clone(),
                 answer: None,
             });
             let answer = self.ask(&act);
             self.learn(&act, &answer);
             say(&Line {
-                lane: self.lane,
+                lane: self.number,
                 act,
                 answer: Some(answer),
             });
@@ -336,7 +336,7 @@ impl Lane {
         Uuid::from_u128(
             0x0193_5c3a_0000_7000_8000_0000_0000_0000
                 | epoch << 64 & 0xfff << 64
-                | (self.lane as u128) << 32
+                | (self.number as u128) << 32
                 | random,
         )
     }
@@ -344,7 +344,6 @@ impl Lane {
     fn choose(&mut self) -> Act {
         let known = self.findings.len();
         match self.rng.u8(0..100) {
-            0..40 => {}
             40..65 if known > 0 => {
                 let (finding, revision, closed, class, _) = self.findings[self.rng.usize(..known)];
                 // Now and then the same revision again, as after an answer that was lost.
@@ -592,14 +591,15 @@ impl Promise {
             ));
         }
         for (seq, (id, payload)) in &self.records {
-            match (all.get(seq), self.gone.contains(seq)) {
-                (None, true) => {}
-                (None, false) => return Err(format!("record {seq} ({id}) is lost")),
-                (Some(_), true) => return Err(format!("record {seq} ({id}) has come back")),
-                (Some(record), false) if record.body.to_json() != *payload => {
-                    return Err(format!("record {seq} ({id}) has another payload"));
-                }
-                (Some(_), false) => {}
+            let there = all.get(seq);
+            if there.is_none() && !self.gone.contains(seq) {
+                return Err(format!("record {seq} ({id}) is lost"));
+            }
+            if there.is_some() && self.gone.contains(seq) {
+                return Err(format!("record {seq} ({id}) has come back"));
+            }
+            if there.is_some_and(|record| record.body.to_json() != *payload) {
+                return Err(format!("record {seq} ({id}) has another payload"));
             }
         }
         if let Some(seq) = all.keys().find(|seq| !self.records.contains_key(seq)) {

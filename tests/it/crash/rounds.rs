@@ -24,7 +24,7 @@ pub struct Tally {
     pub runs: u64,
     /// Records that had been answered, over all checks.
     pub records: u64,
-    /// Runs in which something was asked and not answered yet.
+    /// Runs in which something was asked and not answered yet, or was refused.
     pub unanswered: u64,
 }
 
@@ -219,27 +219,33 @@ pub fn every_step_of_a_new_store(program: Program, seed: u64, acts: usize, strid
 const SPARE_PAGE: usize = 7;
 const PAGE: usize = 4096;
 
+/// A store that has been used and is damaged where nothing is lost.
+fn damaged(program: Program, seed: u64) -> (TempDir, Promise) {
+    let (root, mut promise) = used(program, seed, 120);
+    let mut bytes = std::fs::read(store_in(root.path())).unwrap();
+    bytes[(SPARE_PAGE - 1) * PAGE..SPARE_PAGE * PAGE].fill(0xff);
+    std::fs::write(store_in(root.path()), bytes).unwrap();
+    promise.damaged = true;
+    (root, promise)
+}
+
 /// The same while a damaged store is set aside and a new one made of it: nothing may be lost, for all
 /// that was promised can be read.
 pub fn every_step_of_mending(program: Program, seed: u64, stride: u64) -> Tally {
-    let (whole, mut promise) = used(program, seed, 120);
-    let mut bytes = std::fs::read(store_in(whole.path())).unwrap();
-    bytes[(SPARE_PAGE - 1) * PAGE..SPARE_PAGE * PAGE].fill(0xff);
-    std::fs::write(store_in(whole.path()), bytes).unwrap();
-    promise.damaged = true;
-    let damaged = || {
+    let (whole, promise) = damaged(program, seed);
+    let again = || {
         let root = folder();
         copy(whole.path(), root.path());
         (root, promise.clone())
     };
     // Of its own accord it is set aside, once.
-    let (root, mut promise) = damaged();
+    let (root, mut promise) = again();
     check(root.path(), &mut promise, "let alone");
     assert!(
         promise.was_told_of_damage(),
         "page {SPARE_PAGE} is not what it was"
     );
-    every_step(program, seed + 1, 3, stride, damaged)
+    every_step(program, seed + 1, 3, stride, again)
 }
 
 /// A disk that refuses some steps and is well again: the process asks again until it is answered.
@@ -274,24 +280,25 @@ pub fn refusals(program: Program, rounds: u64, seed: u64) -> Tally {
             format!("round {round} (seed {seed}): {fault:?} of {kinds} at {at} for {count}");
         let lived = live(disk.under(&mut program()), &job, &mut promise, None);
         assert!(lived, "{about}: the process gave up");
-        assert!(disk.hits() > 0, "{about}: it was never refused");
         check(root.path(), &mut promise, &about);
-        tally.unanswered += 1;
+        // Of the kinds of steps that are refused there may be none among so many.
+        tally.unanswered += u64::from(disk.hits() > 0);
         tally.add(&promise);
     }
     tally
 }
 
-/// Records one life on a store that has been used, and cuts the power at `cuts` moments of it.
+/// Records lives on stores that are new, have been used, and are damaged; cuts the power at `cuts`
+/// moments of each.
 pub fn power_cuts(program: Program, lives: u64, cuts: usize, seed: u64) -> Tally {
     let mut tally = Tally::default();
     for life in 0..lives {
         let seed = seed + life * 1000;
         let mut rng = fastrand::Rng::with_seed(seed);
-        let (root, mut promise) = if life % 2 == 0 {
-            (folder(), Promise::default())
-        } else {
-            used(program, seed + 1, 200)
+        let (root, mut promise) = match life % 3 {
+            0 => (folder(), Promise::default()),
+            1 => used(program, seed + 1, 200),
+            _ => damaged(program, seed + 1),
         };
         let mut platter = Platter::of(root.path());
         let disk = FaultyDisk::new(root.path());
