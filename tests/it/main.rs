@@ -19,5 +19,6 @@ mod health;
 mod models;
 mod pipeline;
 mod reload;
+mod secrets;
 mod status;
 mod support;
