@@ -26,5 +26,6 @@ mod pipeline;
 mod reload;
 #[path = "crash/rounds.rs"]
 mod rounds;
+mod secrets;
 mod status;
 mod support;
