@@ -37,6 +37,10 @@ fn main() {
     if let Some(job) = life::Job::from_env() {
         return job.run();
     }
+    if !std::env::args().any(|a| a == "--all") {
+        println!("crash: takes minutes; say --all, or `make crash`");
+        return;
+    }
     let seed =
         std::env::var("SEED").map_or_else(|_| fastrand::u64(..1 << 40), |s| s.parse().unwrap());
     println!("seed {seed}; SEED={seed} repeats it");

@@ -50,6 +50,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
@@ -813,7 +814,9 @@ impl Store {
     /// Sets a damaged file aside and goes on with a new one.
     fn renew(&mut self, error: &StoreError) -> Result<(), StoreError> {
         self.gauges.failures.add(1);
-        // The old connection must be gone before its file is moved.
+        // The old connection must be gone before its file is moved, and must leave it as it is.
+        self.conn
+            .set_db_config(SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         self.conn = Connection::open_in_memory()?;
         self.damaged = Some(error.clone());
         self.mend()
@@ -1421,6 +1424,8 @@ fn open_checked(
         _ => e.into(),
     };
     let mut conn = Connection::open(path).map_err(open)?;
+    // A file that turns out to be damaged stays as it is, and so does its log.
+    conn.set_db_config(SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // Whoever looks into the file by hand may hold it for a moment.
     conn.busy_timeout(Duration::from_secs(5))?;
     if let Log::Wal = log {
@@ -1461,6 +1466,7 @@ fn open_checked(
         tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         tx.commit().map_err(open)?;
     }
+    conn.set_db_config(SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     Ok(conn)
 }
 
@@ -1513,7 +1519,6 @@ struct Saved {
 
 /// A damaged file, opened so that it stays as it is.
 fn open_damaged(path: &Path) -> Option<Connection> {
-    use rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
     let old = Connection::open(path).ok()?;
     old.set_db_config(SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
         .ok()?;
@@ -1539,6 +1544,10 @@ fn with_another_head(path: &Path, swap: &Swap, draft: &Path) -> Option<Connectio
     bytes[28..32].copy_from_slice(&pages.to_be_bytes());
     bytes[32..40].fill(0);
     std::fs::write(&copy, bytes).ok()?;
+    let log = beside(path, "-wal");
+    if log.exists() {
+        std::fs::copy(&log, beside(&copy, "-wal")).ok()?;
+    }
     open_damaged(&copy)
 }
 

@@ -231,6 +231,8 @@ pub struct Job {
     pub acts: usize,
     /// What a disk refuses is asked again, as rules do.
     pub patient: bool,
+    /// Leaves findings alone, and so the pages that only they are on.
+    pub notices_only: bool,
 }
 
 /// The environment variable that makes a process do a [`Job`].
@@ -269,6 +271,7 @@ struct Lane {
     rng: fastrand::Rng,
     store: StoreHandle,
     patient: bool,
+    notices_only: bool,
     /// Findings with their newest revision, whether it is closed, and its number.
     findings: Vec<(Uuid, u32, bool, u8, u64)>,
     waiting: Vec<u64>,
@@ -295,6 +298,7 @@ impl Lane {
                 .collect(),
             waiting: Vec::new(),
             patient: job.patient,
+            notices_only: job.notices_only,
             store,
         }
     }
@@ -342,6 +346,9 @@ impl Lane {
     }
 
     fn choose(&mut self) -> Act {
+        if self.notices_only {
+            return Act::Notice(self.new_id());
+        }
         let known = self.findings.len();
         match self.rng.u8(0..100) {
             40..65 if known > 0 => {

@@ -121,6 +121,7 @@ pub fn random_kills(program: Program, stores: u64, lives: u64, seed: u64) -> Tal
                 lanes: rng.usize(1..=3),
                 acts: 60,
                 patient: false,
+                notices_only: false,
             };
             let mut kill = None;
             disk.count_anew();
@@ -153,6 +154,7 @@ pub fn used(program: Program, seed: u64, acts: usize) -> (TempDir, Promise) {
         lanes: 1,
         acts,
         patient: false,
+        notices_only: false,
     };
     assert!(live(&mut program(), &job, &mut promise, None));
     check(root.path(), &mut promise, "undisturbed");
@@ -182,6 +184,7 @@ fn every_step(
             lanes: 1,
             acts,
             patient: false,
+            notices_only: false,
         };
         let lived = live(disk.under(&mut program()), &job, &mut promise, None);
         (root, promise, disk, lived)
@@ -222,6 +225,20 @@ const PAGE: usize = 4096;
 /// A store that has been used and is damaged where nothing is lost.
 fn damaged(program: Program, seed: u64) -> (TempDir, Promise) {
     let (root, mut promise) = used(program, seed, 120);
+    // Killed afterwards: some of what was promised is in the log only.
+    let job = Job {
+        store: store_in(root.path()),
+        seed: seed + 1,
+        lanes: 1,
+        acts: 1000,
+        patient: false,
+        notices_only: true,
+    };
+    let kill = Some((31, Duration::ZERO));
+    assert!(!live(&mut program(), &job, &mut promise, kill));
+    check(root.path(), &mut promise, "before the damage");
+    let log = std::fs::metadata(store_in(root.path()).with_extension("sqlite-wal"));
+    assert!(log.unwrap().len() > 0);
     let mut bytes = std::fs::read(store_in(root.path())).unwrap();
     bytes[(SPARE_PAGE - 1) * PAGE..SPARE_PAGE * PAGE].fill(0xff);
     std::fs::write(store_in(root.path()), bytes).unwrap();
@@ -275,6 +292,7 @@ pub fn refusals(program: Program, rounds: u64, seed: u64) -> Tally {
             lanes: rng.usize(1..=2),
             acts: 60,
             patient: true,
+            notices_only: false,
         };
         let about =
             format!("round {round} (seed {seed}): {fault:?} of {kinds} at {at} for {count}");
@@ -308,6 +326,7 @@ pub fn power_cuts(program: Program, lives: u64, cuts: usize, seed: u64) -> Tally
             lanes: rng.usize(1..=2),
             acts: 150,
             patient: false,
+            notices_only: false,
         };
         let mut said = promise.clone();
         assert!(live(disk.recording(&mut program()), &job, &mut said, None));
