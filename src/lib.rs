@@ -36,8 +36,9 @@
 //!
 //! # Threads and tasks
 //!
-//! * one tokio task per camera (capture), one for the uplink, one that takes commands in and one that
-//!   does them, one per camera that follows its health, one that serves the status page;
+//! * one tokio task per camera (capture), one for the uplink, one that keeps the outbox within its
+//!   budget, one that takes commands in and one that does them, one per camera that follows its health,
+//!   one that follows the store's, one that serves the status page;
 //! * one OS thread per camera that decodes, N that run the models (cores less one), one for track,
 //!   rules and pictures of findings, one that seals, clips and signs evidence, one that blurs clips the
 //!   centre asks for, one that owns the database;

@@ -32,7 +32,7 @@ use crate::evidence::{
 use crate::rules::FindingChange;
 use crate::uplink::{
     Change, EvidenceItem, EvidenceOutbox, EvidenceRef, FindingData, MissingEvidence, Notice,
-    RecordBody, SiteIdentity, StoreHandle,
+    RecordBody, SiteIdentity, StoreError, StoreHandle,
 };
 
 /// Name of the problem in the site's status while evidence cannot be kept or signed.
@@ -836,13 +836,29 @@ pub fn teller(
                     "findings": &findings[..findings.len().min(MOST_NAMED)],
                 }),
             };
-            if let Err(e) = store.commit(vec![Change::Record(RecordBody::Notice(Box::new(notice)))])
-            {
+            let change = Change::Record(RecordBody::Notice(Box::new(notice)));
+            if let Err(e) = commit_patiently(&store, &change) {
                 // The chain has the record; only the word to the centre is lost.
                 tracing::error!(err = %e.chain(), index, "removal of evidence not told");
             }
         }
     }
+}
+
+/// Waits between attempts at a commit; together well below what the evidence thread promises.
+const AGAIN_MS: [u64; 5] = [50, 200, 1000, 4000, 10_000];
+
+/// A disk that was full takes it once what was removed has made room.
+fn commit_patiently(store: &StoreHandle, change: &Change) -> Result<(), StoreError> {
+    for wait_ms in AGAIN_MS {
+        match store.commit(vec![change.clone()]) {
+            Err(e) if e.is_temporary() => {
+                std::thread::sleep(std::time::Duration::from_millis(wait_ms));
+            }
+            other => return other.map(drop),
+        }
+    }
+    store.commit(vec![change.clone()]).map(drop)
 }
 
 /// Findings that a notice names at most; the chain names all.
