@@ -23,7 +23,7 @@ use super::commands::{self, Commander};
 use super::config::{Desired, Problems as ConfigProblems, SiteConfig, check_labels, resolve_rules};
 use super::desired::in_force;
 use super::desk::{Desk, Wanted};
-use super::evidence::{ClipWriter, EvidenceDesk, Words, teller};
+use super::evidence::{ClipWriter, EvidenceDesk, Words, make_room, teller};
 use super::exit::{ExitCode, Failure, OrExit as _};
 use super::footage::SiteFootage;
 use super::health::{Problems, first_report, follow_store};
@@ -186,7 +186,15 @@ fn code_of_store(e: &StoreError) -> ExitCode {
 }
 
 fn store_failure(e: StoreError) -> Failure {
-    Failure::new(code_of_store(&e), e)
+    let code = code_of_store(&e);
+    if e.is_temporary() {
+        let why = e.chain();
+        return Failure::new(
+            code,
+            anyhow::anyhow!("{why}: make room on the disk or look at it; systemd tries again"),
+        );
+    }
+    Failure::new(code, e)
 }
 
 /// Runs `work` on a named thread. What it returns as an error, and a panic, end the site.
@@ -386,8 +394,17 @@ impl Site {
         let metrics = Metrics::default();
         let heartbeats = Heartbeats::new(clock.clone());
         let path = config.state_dir.join(STORE_FILE);
-        let (store, store_thread) =
-            Store::open(&path, clock.clone(), &metrics, &heartbeats).map_err(store_failure)?;
+        let open = || Store::open(&path, clock.clone(), &metrics, &heartbeats);
+        let (store, store_thread) = match open() {
+            Err(e) if e.is_temporary() => {
+                tracing::error!(err = %e.chain(), "store cannot be opened: evidence gives way if the disk is full");
+                let told = make_room(&config.evidence, &config.identity, &metrics, &clock);
+                let opened = open().map_err(store_failure)?;
+                opened.0.commit(told).map_err(store_failure)?;
+                opened
+            }
+            other => other.map_err(store_failure)?,
+        };
         Ok(Self {
             config,
             clock,

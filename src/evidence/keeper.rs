@@ -340,6 +340,22 @@ impl Keeper {
         Ok((keeper, jobs))
     }
 
+    /// Removes what is in the way of findings on a disk that is full, before anything else runs; returns
+    /// what was removed, by number of its record.
+    pub fn make_room(mut self) -> Vec<(u64, DeletedBody)> {
+        let removed = std::cell::RefCell::new(Vec::new());
+        let tell = |told| {
+            if let Told::Deleted { index, body } = told {
+                removed.borrow_mut().push((index, body));
+            }
+        };
+        let now = self.clock.mono();
+        if let Err(why) = self.shed(&tell, now) {
+            tracing::error!(err = %why, "no room was made on the disk");
+        }
+        removed.into_inner()
+    }
+
     /// What there is, for others.
     pub fn index(&self) -> EvidenceIndex {
         self.index.clone()
@@ -556,7 +572,7 @@ impl Keeper {
         let until = MonoMicros(now.0.saturating_sub(RINGS_KEPT.as_micros() as u64));
         around.rings.forget_gone(until, wanted);
         if refused.is_none() && now >= self.shed_at {
-            refused = self.shed(around, now).err();
+            refused = self.shed(&*around.tell, now).err();
         }
         let unsigned = self.waiting.iter().any(|w| w.clip.is_none() && w.due > now);
         if refused.is_some() || !unsigned {
@@ -817,7 +833,7 @@ impl Keeper {
     }
 
     /// Removes what is too much or too old, or in the way of findings.
-    fn shed(&mut self, around: &Around, now: MonoMicros) -> Result<(), String> {
+    fn shed(&mut self, tell: &dyn Fn(Told), now: MonoMicros) -> Result<(), String> {
         let budget = Budget {
             max_bytes: self.config.max_bytes,
             max_age: self.config.max_age,
@@ -867,7 +883,7 @@ impl Keeper {
                         .add(body.files.len() as u64);
                     let index = appended.index;
                     tracing::info!(reason, files = body.files.len(), index, "evidence removed");
-                    (around.tell)(Told::Deleted { index, body });
+                    tell(Told::Deleted { index, body });
                 }
                 Err(e) => {
                     self.shed_at = now.plus(AGAIN);

@@ -84,6 +84,28 @@ fn while_the_disk_refuses_findings_wait_in_memory_and_the_site_says_so() {
 }
 
 #[test]
+fn a_daemon_that_starts_on_a_full_disk_says_what_to_do_and_starts_once_there_is_room() {
+    let broker = Mosquitto::start();
+    let mut listener = Listener::start(broker.port);
+    let site = busy_site(&broker.url());
+    let disk = FaultyDisk::new(&site.path("state"));
+    let mut daemon = site.daemon_on(&disk);
+    stored(&mut daemon, 2);
+    daemon.kill();
+    disk.fail_all(FULL);
+    let mut daemon = site.daemon_on(&disk);
+    daemon.wait_for_text("make room on the disk");
+    // EX_CANTCREAT: systemd tries again.
+    assert_eq!(daemon.wait().code(), Some(73));
+    disk.heal();
+    let mut daemon = site.daemon_on(&disk);
+    let newest = stored(&mut daemon, 1);
+    wait_for_seq(&mut listener, newest);
+    assert_eq!(not_heard(&listener, newest), [] as [u64; 0]);
+    assert!(daemon.terminate().success());
+}
+
+#[test]
 fn evidence_that_finds_no_room_is_named_as_missing_and_findings_go_on() {
     let broker = Mosquitto::start();
     let mut listener = Listener::start(broker.port);

@@ -33,6 +33,7 @@ pub const READ_ONLY: i32 = 30;
 
 pub const WRITES: u64 = 1;
 pub const SYNCS: u64 = 2;
+const OPENS: u64 = 64;
 /// What may be refused: all steps, and opening for writing.
 pub const ALL: u64 = 127;
 
@@ -146,9 +147,10 @@ impl FaultyDisk {
         self.set(MODE, mode);
     }
 
-    /// From now on all steps fail.
+    /// From now on all steps fail. A disk that is full still opens what is there.
     pub fn fail_all(&self, error: i32) {
-        self.arm(Fault::Fail(error), 0, u64::MAX, ALL);
+        let kinds = if error == FULL { ALL & !OPENS } else { ALL };
+        self.arm(Fault::Fail(error), 0, u64::MAX, kinds);
     }
 
     /// The disk is well again.

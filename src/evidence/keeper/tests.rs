@@ -704,3 +704,23 @@ fn with_little_room_left_no_new_evidence_is_kept_and_the_bundle_says_why() {
     );
     assert!(!site.evidence().join(draft(1).folder).exists());
 }
+
+#[test]
+fn before_anything_runs_a_full_disk_gets_room_by_record() {
+    let mut site = Site::new();
+    site.min_free_bytes = 1 << 20;
+    let disk = filled(&site, 0);
+    let room = disk.room.clone().unwrap();
+    // What a start with room has left.
+    let (keeper, jobs) = site.open(Disk::default()).unwrap();
+    drop((keeper, jobs));
+    let (keeper, _jobs) = site.open(disk).unwrap();
+    let removed = keeper.make_room();
+    assert_eq!(
+        removed.iter().map(|(_, b)| b.files.len()).sum::<usize>(),
+        12
+    );
+    assert!(room.load(std::sync::atomic::Ordering::Relaxed) > BALLAST_BYTES as u64);
+    let verdict = site.verify();
+    assert!(verdict.ok && verdict.deleted_files == 12, "{verdict:?}");
+}
