@@ -16,6 +16,7 @@ mod centre;
 mod commands;
 mod evidence;
 mod health;
+mod hostile_broker;
 mod models;
 mod pipeline;
 mod reload;

@@ -225,29 +225,55 @@ impl Camera {
     }
 }
 
-/// mosquitto, with no memory of its own: what it has not acknowledged is gone when it is killed.
+/// mosquitto, on a free port.
 pub struct Mosquitto {
     pub process: Process,
     pub port: u16,
+    has_memory: bool,
     dir: TempDir,
 }
 
 impl Mosquitto {
+    /// With no memory of its own: what it has not delivered is gone when it is killed.
     pub fn start() -> Self {
+        Self::begin(false)
+    }
+
+    /// With a memory on the disk, as old as its last save: some of it is over when it is killed.
+    pub fn with_memory() -> Self {
+        Self::begin(true)
+    }
+
+    fn begin(has_memory: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // Another program may take the port first: then mosquitto ends and another one is tried.
         for _ in 0..10 {
             let port = free_port();
-            if let Some(process) = Self::serve(&dir, port) {
-                return Self { process, port, dir };
+            if let Some(process) = Self::serve(&dir, port, has_memory) {
+                return Self {
+                    process,
+                    port,
+                    has_memory,
+                    dir,
+                };
             }
         }
         panic!("mosquitto found no free port");
     }
 
-    fn serve(dir: &TempDir, port: u16) -> Option<Process> {
+    fn serve(dir: &TempDir, port: u16, has_memory: bool) -> Option<Process> {
         let config = dir.path().join("mosquitto.conf");
-        let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n");
+        let memory = if has_memory {
+            // As itself it could not write there. It saves after so many changes.
+            let dir = dir.path().display();
+            format!(
+                "user root\npersistence true\npersistence_location {dir}/\n\
+                 autosave_on_changes true\nautosave_interval 20\n"
+            )
+        } else {
+            "persistence false\n".to_owned()
+        };
+        let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\n{memory}");
         std::fs::write(&config, text).unwrap();
         let program = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"]
             .into_iter()
@@ -269,9 +295,10 @@ impl Mosquitto {
         self.process.kill();
     }
 
-    /// Again on the same port, remembering nothing.
+    /// Again on the same port.
     pub fn restart(&mut self) {
-        self.process = Self::serve(&self.dir, self.port).expect("the port is still ours");
+        let again = Self::serve(&self.dir, self.port, self.has_memory);
+        self.process = again.expect("the port is still ours");
     }
 
     pub fn url(&self) -> String {

@@ -427,7 +427,12 @@ async fn a_broker_that_goes_silent_is_dropped_and_gets_the_findings_later() {
     let health = site
         .healthy("the loss", |health| health.error.is_some())
         .await;
-    assert!(health.error.unwrap().contains("acknowledges nothing"));
+    assert!(
+        health
+            .error
+            .unwrap()
+            .contains("left a message without acknowledgement")
+    );
     broker.thaw();
     assert_eq!(ear.events(20).await.len(), 20);
     site.emptied().await;
