@@ -42,7 +42,9 @@ use super::payload::{
 };
 use super::receipts::{ReceiptOrder, ReceiptOrders};
 use super::record::RecordBody;
-use super::store::{Batch, Cursor, LedgerEntry, Record, Resent, StoreError, StoreHandle};
+use super::store::{
+    Batch, Cursor, LedgerEntry, Record, Resent, StoreError, StoreHandle, TOO_LARGE,
+};
 use super::topics::Topics;
 use crate::base::backoff::Backoff;
 use crate::base::heartbeat::{Heartbeat, Heartbeats};
@@ -374,9 +376,24 @@ impl Uplink {
         let mut state = self.state.clone();
         state.mark_unchanged();
         let store = self.store.clone();
+        let takes_more = books.takes_more(max_packet_bytes);
+        let opening = async move {
+            if takes_more {
+                match store.unpark_too_large().await {
+                    Ok(0) => {}
+                    Ok(records) => {
+                        tracing::info!(records, "records that were too large are tried again")
+                    }
+                    Err(e) => {
+                        tracing::warn!(err = %e.chain(), "records that were too large stay put aside")
+                    }
+                }
+            }
+            store.read_open_findings().await
+        };
         let mut session = Session {
             epoch: *epoch,
-            opening: Some(async move { store.read_open_findings().await }.boxed()),
+            opening: Some(opening.boxed()),
             topics,
             delivery,
             books,
@@ -445,6 +462,8 @@ struct Books {
     store: StoreHandle,
     done: Vec<u64>,
     parks: VecDeque<(u64, String)>,
+    /// The largest maximum packet size for which a record was put aside as too large.
+    too_large_for: Option<u32>,
     job: Option<BoxFuture<'static, Job>>,
 }
 
@@ -460,8 +479,20 @@ impl Books {
             store,
             done: Vec::new(),
             parks: VecDeque::new(),
+            too_large_for: None,
             job: None,
         }
+    }
+
+    /// Whether records were put aside that a broker with this maximum packet size may take. Asked once for
+    /// each connection; while the store does not yet know of them all, the next is to ask again.
+    fn takes_more(&mut self, max_packet_bytes: Option<u32>) -> bool {
+        let limit = self.too_large_for;
+        let more = limit.is_some_and(|limit| max_packet_bytes.is_none_or(|max| max > limit));
+        if more && self.parks.is_empty() && self.job.is_none() {
+            self.too_large_for = None;
+        }
+        more
     }
 
     fn is_settled(&self) -> bool {
@@ -917,10 +948,11 @@ impl Session<'_> {
                     self.pending.push_front((tag, message));
                     break;
                 }
-                Err(e @ PublishError::TooLarge { .. }) => match tag {
+                Err(e @ PublishError::TooLarge { limit, .. }) => match tag {
                     Tag::Record(seq) => {
                         self.delivery.give_up(seq);
-                        self.park(seq, format!("too large for the broker: {e}"));
+                        self.books.too_large_for = self.books.too_large_for.max(Some(limit));
+                        self.park(seq, format!("{TOO_LARGE}: {e}"));
                     }
                     Tag::Other(what) => {
                         tracing::warn!(what, err = %e, topic = message.topic, "message not sent");

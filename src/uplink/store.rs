@@ -242,6 +242,9 @@ impl Cursor {
     }
 }
 
+/// How the reason of a record begins that is parked for its size: a broker that takes more may get it.
+pub const TOO_LARGE: &str = "too large for the broker";
+
 /// Of the room in a read, one part of so many is for the oldest records, whatever their class.
 const OLDEST_PART: usize = 8;
 
@@ -263,7 +266,8 @@ enum Command {
     Acked(Vec<u64>, Reply<()>),
     Park(u64, String, Reply<()>),
     Resend(Again, Reply<Vec<u64>>),
-    Unpark(Reply<u64>),
+    /// Those whose reason begins so.
+    Unpark(&'static str, Reply<u64>),
     NextEpoch(Reply<u64>),
     Read(Cursor, usize, Reply<Batch>),
     OpenFindings(Reply<Vec<LedgerEntry>>),
@@ -438,7 +442,15 @@ impl StoreHandle {
     /// # Errors
     /// They are still parked.
     pub async fn unpark_all(&self) -> Result<u64, StoreError> {
-        self.call(Command::Unpark).await
+        self.call(|reply| Command::Unpark("", reply)).await
+    }
+
+    /// The same for those whose reason begins with [`TOO_LARGE`].
+    ///
+    /// # Errors
+    /// They are still parked.
+    pub async fn unpark_too_large(&self) -> Result<u64, StoreError> {
+        self.call(|reply| Command::Unpark(TOO_LARGE, reply)).await
     }
 
     /// What waits, as of the last commit or second. Never blocks.
@@ -666,8 +678,8 @@ impl Store {
                     writes.push(Write::Resend(which));
                     answers.push(Answer::Resent(reply));
                 }
-                Command::Unpark(reply) => {
-                    writes.push(Write::Unpark);
+                Command::Unpark(why, reply) => {
+                    writes.push(Write::Unpark(why));
                     answers.push(Answer::Number(reply));
                 }
                 Command::NextEpoch(reply) => {
@@ -1015,7 +1027,7 @@ enum Write {
     Acked(Vec<u64>),
     Park(u64, String),
     Resend(Again),
-    Unpark,
+    Unpark(&'static str),
     NextEpoch,
 }
 
@@ -1076,11 +1088,13 @@ fn apply(
                 Ok(Vec::new())
             }
             Write::Resend(which) => Ok(resend(&tx, &mut totals, *which)?),
-            Write::Unpark => {
-                let sql = "SELECT coalesce(sum(bytes), 0) FROM outbox WHERE parked IS NOT NULL";
-                totals.bytes += tx.query_row(sql, [], |row| row.get::<_, i64>(0))?;
-                let sql = "UPDATE outbox SET parked = NULL WHERE parked IS NOT NULL";
-                let n = tx.execute(sql, [])? as i64;
+            Write::Unpark(why) => {
+                // `substr` of null is null, which is not equal to anything.
+                let parked = "substr(parked, 1, length(?1)) = ?1";
+                let sql = format!("SELECT coalesce(sum(bytes), 0) FROM outbox WHERE {parked}");
+                totals.bytes += tx.query_row(&sql, [why], |row| row.get::<_, i64>(0))?;
+                let sql = format!("UPDATE outbox SET parked = NULL WHERE {parked}");
+                let n = tx.execute(&sql, [why])? as i64;
                 totals.records += n;
                 totals.parked -= n;
                 Ok(vec![n as u64])

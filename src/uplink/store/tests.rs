@@ -351,6 +351,28 @@ fn a_parked_record_is_not_read_until_it_is_unparked() {
 }
 
 #[test]
+fn what_was_parked_for_its_size_is_unparked_without_the_others() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    for n in 1..=4 {
+        store.commit_finding(finding(n, 1, FIRST)).unwrap();
+    }
+    let all = store.stats();
+    for (seq, reason) in [
+        (1, format!("{TOO_LARGE}: 9 bytes")),
+        (2, "refused".to_owned()),
+        (3, TOO_LARGE.to_owned()),
+    ] {
+        wait(store.park(seq, reason)).unwrap();
+    }
+    assert_eq!(wait(store.unpark_too_large()).unwrap(), 2);
+    assert_eq!(waiting(&store), [1, 3, 4]);
+    assert_eq!((store.stats().records, store.stats().parked), (3, 1));
+    assert_eq!(wait(store.unpark_all()).unwrap(), 1);
+    assert_eq!(store.stats(), all);
+}
+
+#[test]
 fn a_record_that_cannot_be_read_is_parked_and_does_not_stop_the_others() {
     let mut bench = Bench::new();
     let store = bench.open();

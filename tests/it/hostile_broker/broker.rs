@@ -15,8 +15,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::packets::{
-    CONNECT, DISCONNECT, PINGREQ, PINGRESP, PUBLISH, Packet, Publish, SUBSCRIBE, Wire, connack,
-    packet, puback, publish, suback,
+    CONNECT, DISCONNECT, PINGREQ, PINGRESP, PUBLISH, Packet, Publish, SUBSCRIBE, Wire, client_id,
+    connack, packet, puback, publish, suback,
 };
 use super::site::{BASE, content, digest};
 
@@ -119,8 +119,6 @@ pub struct Books {
     pub connections: u32,
     /// Those of them without a fault.
     pub good_connections: u32,
-    /// The smallest maximum packet size it ever announced.
-    pub lowest_maximum: Option<u32>,
     /// Packets larger than it had announced.
     pub too_large: u32,
     /// The most records from the oldest it had not acknowledged to the newest it got.
@@ -129,6 +127,8 @@ pub struct Books {
     pub over_receive_maximum: usize,
     /// The newest status.
     pub status: Value,
+    /// The most records put aside that a status told of.
+    pub most_parked: u64,
     /// What is retained of open findings: revision by id.
     pub active: BTreeMap<String, u64>,
 }
@@ -203,11 +203,8 @@ async fn accept(listener: TcpListener, seed: u64, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        shared.books().connections += 1;
-        let fault = shared.plan.lock().unwrap().front().copied();
-        shared.books().good_connections += u32::from(fault.is_none());
         let connection = Connection {
-            fault,
+            fault: None,
             happened: false,
             rng: rng.fork(),
             due: Instant::now() + Duration::from_millis(rng.u64(CALM_MS)),
@@ -258,9 +255,14 @@ struct Connection {
 impl Connection {
     async fn serve(mut self, stream: TcpStream) {
         let mut wire = Wire::new(stream);
-        let connect = wire.next().await;
-        if connect.is_none_or(|packet| packet.kind() != CONNECT) {
-            return;
+        let connect = wire.next().await.filter(|packet| packet.kind() == CONNECT);
+        let Some(connect) = connect else { return };
+        // The line that commands come in by is left in peace.
+        if !client_id(&connect).ends_with("-commands") {
+            self.fault = self.shared.plan.lock().unwrap().front().copied();
+            let mut books = self.shared.books();
+            books.connections += 1;
+            books.good_connections += u32::from(self.fault.is_none());
         }
         let mut then = self.welcome(&mut wire).await;
         let mut tick = tokio::time::interval(TICK);
@@ -305,10 +307,7 @@ impl Connection {
             self.receive_maximum = Some(0);
         }
         if self.is(Fault::LowersMaximum) {
-            let maximum = self.rng.u32(1100..1700);
-            self.maximum = Some(maximum);
-            let mut books = self.shared.books();
-            books.lowest_maximum = Some(maximum.min(books.lowest_maximum.unwrap_or(maximum)));
+            self.maximum = Some(self.rng.u32(1100..1700));
         }
         // Busy, or nothing.
         let refuses = self.is(Fault::RefusesWelcome);
@@ -348,8 +347,11 @@ impl Connection {
             .strip_prefix(BASE)
             .expect("a topic of the site");
         if tail == "/status" {
-            let status = serde_json::from_slice(&publish.payload).unwrap();
-            self.shared.books().status = status;
+            let status: Value = serde_json::from_slice(&publish.payload).unwrap();
+            let parked = status["outbox"]["parked"].as_u64().unwrap_or_default();
+            let mut books = self.shared.books();
+            books.status = status;
+            books.most_parked = books.most_parked.max(parked);
         }
         if let Some(finding) = tail.strip_prefix("/active/") {
             let mut books = self.shared.books();

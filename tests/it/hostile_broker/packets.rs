@@ -102,6 +102,16 @@ pub fn packet(head: u8, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Who a CONNECT is from.
+pub fn client_id(connect: &Packet) -> String {
+    let mut rest = &connect.body[..];
+    text(&mut rest);
+    // Version, flags, keep-alive.
+    take(&mut rest, 4);
+    skip_properties(&mut rest);
+    String::from_utf8(text(&mut rest).to_vec()).unwrap()
+}
+
 /// The broker's welcome, or its refusal.
 pub fn connack(
     session_present: bool,

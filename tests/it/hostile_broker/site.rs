@@ -262,13 +262,6 @@ pub fn expected(seq: u64, body: &RecordBody) -> Value {
     content(serde_json::from_slice(&event).unwrap())
 }
 
-/// Bytes of the event that can still be sent when all that may be left out is.
-pub fn shortest(seq: u64, body: &RecordBody) -> usize {
-    let reduced = body.finding().and_then(|data| data.reductions().last());
-    let body = reduced.map_or_else(|| body.clone(), |data| RecordBody::Finding(Box::new(data)));
-    body.event(SOURCE, seq, UtcMicros(0), true).len()
-}
-
 /// A kitchen's records, one after the other, the same for the same seed: findings that open, go on and
 /// close, an hour's coverage, a notice.
 #[derive(Debug)]
