@@ -382,10 +382,10 @@ impl Uplink {
                 match store.unpark_too_large().await {
                     Ok(0) => {}
                     Ok(records) => {
-                        tracing::info!(records, "records that were too large are tried again")
+                        tracing::info!(records, "records that were too large are tried again");
                     }
                     Err(e) => {
-                        tracing::warn!(err = %e.chain(), "records that were too large stay put aside")
+                        tracing::warn!(err = %e.chain(), "records that were too large stay put aside");
                     }
                 }
             }

@@ -445,7 +445,7 @@ impl StoreHandle {
         self.call(|reply| Command::Unpark("", reply)).await
     }
 
-    /// The same for those whose reason begins with [`TOO_LARGE`].
+    /// The same for those whose reason begins with `TOO_LARGE`.
     ///
     /// # Errors
     /// They are still parked.
@@ -875,34 +875,20 @@ impl Store {
            FROM outbox o WHERE parked IS NULL AND seq <= ?1";
         let [[n1, l1], [n2, l2], [n3, l3]] = from.lanes;
         let (mut statement, mut rows);
-        match lane {
-            Some((class, _)) => {
-                let sql = format!("{columns} AND seq > ?2 AND class = ?3 ORDER BY seq LIMIT ?4");
-                statement = self.conn.prepare_cached(&sql)?;
-                let after = after.max(from.oldest);
-                rows = statement.query(params![through, after, class as i64 + 1, room as i64])?;
-            }
-            None => {
-                let sql = format!(
-                    "{columns} AND seq > ?2 AND seq > CASE class
-                       WHEN 1 THEN iif(seq > ?3, ?4, ?5) WHEN 2 THEN iif(seq > ?3, ?6, ?7)
-                       ELSE iif(seq > ?3, ?8, ?9) END ORDER BY seq LIMIT ?10"
-                );
-                statement = self.conn.prepare_cached(&sql)?;
-                let boundary = from.boundary;
-                rows = statement.query(params![
-                    through,
-                    after,
-                    boundary,
-                    n1,
-                    l1,
-                    n2,
-                    l2,
-                    n3,
-                    l3,
-                    room as i64
-                ])?;
-            }
+        if let Some((class, _)) = lane {
+            let sql = format!("{columns} AND seq > ?2 AND class = ?3 ORDER BY seq LIMIT ?4");
+            statement = self.conn.prepare_cached(&sql)?;
+            let after = after.max(from.oldest);
+            rows = statement.query(params![through, after, class as i64 + 1, room as i64])?;
+        } else {
+            let sql = format!(
+                "{columns} AND seq > ?2 AND seq > CASE class
+                   WHEN 1 THEN iif(seq > ?3, ?4, ?5) WHEN 2 THEN iif(seq > ?3, ?6, ?7)
+                   ELSE iif(seq > ?3, ?8, ?9) END ORDER BY seq LIMIT ?10"
+            );
+            statement = self.conn.prepare_cached(&sql)?;
+            let (edge, room) = (from.boundary, room as i64);
+            rows = statement.query(params![through, after, edge, n1, l1, n2, l2, n3, l3, room])?;
         }
         while let Some(row) = rows.next()? {
             last = row.get(0)?;

@@ -383,7 +383,7 @@ impl Connection {
         let seq = event["seq"].as_u64().unwrap();
         let received = Received {
             seq,
-            digest: digest(content(event.clone())),
+            digest: digest(&content(event.clone())),
             replayed: event["data"]["replayed"] == true,
             event: match self.shared.keeps {
                 Keeps::Events => event,

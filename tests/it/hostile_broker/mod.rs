@@ -308,6 +308,42 @@ async fn whatever_a_broker_does_every_record_arrives_or_is_put_aside_and_said_so
     }
 }
 
+/// One finding after the other until the broker has done its wrong.
+async fn provoke(site: &mut Site, broker: &Broker, kitchen: &mut Kitchen) {
+    let wrong = async {
+        while broker.books().happened.is_empty() {
+            site.commit(vec![kitchen.opened(None)]).await;
+            site.emptied_or(|| !broker.books().happened.is_empty())
+                .await;
+        }
+    };
+    within("the fault", wrong).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_never_comes_is_no_progress_although_all_others_do() {
+    let broker = Broker::start(1, vec![Fault::LosesOneAck], AckBy::Broker).await;
+    let mut site = Site::new(config(broker.port, AckBy::Broker), FastClock::new(FASTER));
+    let mut kitchen = Kitchen::new(1);
+    site.start();
+    provoke(&mut site, &broker, &mut kitchen).await;
+    // Nothing is committed any more, and every second a status is acknowledged.
+    site.disconnected().await;
+    let error = site.health.borrow().error.clone().unwrap_or_default();
+    assert!(
+        error.contains("left a message without acknowledgement"),
+        "{error}"
+    );
+    site.emptied().await;
+    let books = broker.books();
+    assert_eq!(books.delivered.len(), site.committed.len());
+    assert_eq!(
+        books.received.len(),
+        site.committed.len() + 1,
+        "one was sent again"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_whole_daemon_gets_its_findings_past_a_broker_that_does_wrong() {
     let plan = vec![Fault::LosesOneAck, Fault::ClosesMidPacket, Fault::Shuffles];

@@ -56,7 +56,7 @@ impl Issued {
             .map(|c| c.unwrap()[0])
             .collect();
         for (seq, body) in seqs.iter().zip(&bodies) {
-            let content = digest(expected(*seq, body));
+            let content = digest(&expected(*seq, body));
             self.0.insert(*seq, (body.class(), content));
         }
         seqs

@@ -194,6 +194,13 @@ impl Site {
         }
     }
 
+    /// The same, or until something else is so.
+    pub async fn emptied_or(&self, otherwise: impl Fn() -> bool) {
+        while self.store.stats().records > 0 && !otherwise() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
     pub async fn connected(&mut self) {
         let connected = self.health.wait_for(|health| health.connected);
         within("a connection", connected).await.unwrap();
@@ -250,7 +257,7 @@ pub fn content(mut event: Value) -> Value {
 }
 
 /// The same for the same content.
-pub fn digest(content: Value) -> u64 {
+pub fn digest(content: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
     content.to_string().hash(&mut hasher);
     hasher.finish()
