@@ -20,5 +20,6 @@ mod hostile_broker;
 mod models;
 mod pipeline;
 mod reload;
+mod secrets;
 mod status;
 mod support;

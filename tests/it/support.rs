@@ -117,6 +117,10 @@ impl Process {
         self.seen.join("\n")
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL, as a power cut.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -231,21 +235,34 @@ pub struct Mosquitto {
     pub port: u16,
     has_memory: bool,
     dir: TempDir,
+    login: Option<(String, String)>,
 }
 
 impl Mosquitto {
     /// With no memory of its own: what it has not delivered is gone when it is killed.
     pub fn start() -> Self {
-        Self::begin(false)
+        Self::begin(false, None)
     }
 
     /// With a memory on the disk, as old as its last save: some of it is over when it is killed.
     pub fn with_memory() -> Self {
-        Self::begin(true)
+        Self::begin(true, None)
     }
 
-    fn begin(has_memory: bool) -> Self {
+    /// Lets in who knows the name and the password, and nobody else.
+    pub fn with_login(name: &str, password: &str) -> Self {
+        Self::begin(false, Some((name.to_owned(), password.to_owned())))
+    }
+
+    fn begin(has_memory: bool, login: Option<(String, String)>) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        if let Some((name, password)) = &login {
+            let file = dir.path().join("passwords");
+            std::fs::write(&file, format!("{name}:{password}\n")).unwrap();
+            // Turns the passwords into hashes.
+            let mut hash = Command::new("mosquitto_passwd");
+            assert!(hash.arg("-U").arg(&file).status().unwrap().success());
+        }
         // Another program may take the port first: then mosquitto ends and another one is tried.
         for _ in 0..10 {
             let port = free_port();
@@ -255,6 +272,7 @@ impl Mosquitto {
                     port,
                     has_memory,
                     dir,
+                    login,
                 };
             }
         }
@@ -263,17 +281,24 @@ impl Mosquitto {
 
     fn serve(dir: &TempDir, port: u16, has_memory: bool) -> Option<Process> {
         let config = dir.path().join("mosquitto.conf");
+        let passwords = dir.path().join("passwords");
+        let who = if passwords.exists() {
+            format!("password_file {}", passwords.display())
+        } else {
+            "allow_anonymous true".to_owned()
+        };
         let memory = if has_memory {
-            // As itself it could not write there. It saves after so many changes.
+            // It saves after so many changes.
             let dir = dir.path().display();
             format!(
-                "user root\npersistence true\npersistence_location {dir}/\n\
-                 autosave_on_changes true\nautosave_interval 20\n"
+                "persistence true\npersistence_location {dir}/\n\
+                 autosave_on_changes true\nautosave_interval 20"
             )
         } else {
-            "persistence false\n".to_owned()
+            "persistence false".to_owned()
         };
-        let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\n{memory}");
+        // As root it would use its files as another user, who may not see this folder.
+        let text = format!("listener {port} 127.0.0.1\n{who}\n{memory}\nuser root\n");
         std::fs::write(&config, text).unwrap();
         let program = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"]
             .into_iter()
@@ -303,6 +328,13 @@ impl Mosquitto {
 
     pub fn url(&self) -> String {
         format!("mqtt://127.0.0.1:{}", self.port)
+    }
+
+    /// Listens to everything, with this broker's login.
+    pub fn listener(&self) -> Listener {
+        let login = self.login.iter();
+        let args = login.flat_map(|(name, password)| ["-u", name, "-P", password]);
+        Listener::with(self.port, &args.collect::<Vec<_>>())
     }
 }
 
@@ -335,6 +367,10 @@ pub struct Listener {
 
 impl Listener {
     pub fn start(port: u16) -> Self {
+        Self::with(port, &[])
+    }
+
+    fn with(port: u16, args: &[&str]) -> Self {
         // Line by line, although its output is a pipe.
         let mut command = Command::new("stdbuf");
         command.args([
@@ -357,6 +393,7 @@ impl Listener {
             // In hex: pictures are no lines of text.
             "MSG %r %t %x %P",
         ]);
+        command.args(args);
         let mut process = Process::start("mosquitto_sub", &mut command);
         process.wait_for_text("Subscribed (mid");
         Self {

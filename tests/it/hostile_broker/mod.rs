@@ -346,7 +346,7 @@ async fn an_answer_that_never_comes_is_no_progress_although_all_others_do() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_whole_daemon_gets_its_findings_past_a_broker_that_does_wrong() {
-    let plan = vec![Fault::LosesOneAck, Fault::ClosesMidPacket, Fault::Shuffles];
+    let plan = vec![Fault::LosesOneAck, Fault::ClosesMidPacket, Fault::Forgets];
     let broker = Broker::start(1, plan.clone(), AckBy::Broker).await;
     let site = busy_site(&format!("mqtt://127.0.0.1:{}", broker.port));
     let mut daemon = site.daemon();
