@@ -109,10 +109,8 @@ async fn pass(mut client: TcpStream, target: SocketAddr, mode: Arc<AtomicU8>) {
             n = server.read(&mut down) => {
                 let Ok(n @ 1..) = n else { return };
                 if now == Passing::Garbled as u8 {
-                    for byte in &mut down[..n] {
-                        if random.u16(..1000) == 0 {
-                            *byte = random.u8(..);
-                        }
+                    for byte in down[..n].iter_mut().filter(|_| random.u16(..1000) == 0) {
+                        *byte = random.u8(..);
                     }
                 }
                 if client.write_all(&down[..n]).await.is_err() { return }

@@ -35,7 +35,9 @@ use tokio::task::JoinSet;
 
 use crate::broker::{busy_site, seq_in};
 use broker::{Broker, Fault};
-use site::{FastClock, Kitchen, LOOK_AGAIN, SOURCE, Site, config, content, expected, within};
+use site::{
+    FastClock, Kitchen, LOOK_AGAIN, PATIENCE, SOURCE, Site, config, content, expected, within,
+};
 
 /// The long waits of delivery pass so many times as fast.
 const FASTER: u32 = 60;
@@ -135,7 +137,13 @@ async fn run(seed: u64) -> Tally {
             tokio::time::sleep(Duration::from_millis(rng.u64(10..40))).await;
         }
     };
-    within("all faults", working).await;
+    if tokio::time::timeout(PATIENCE, working).await.is_err() {
+        let (books, stats, health) = (broker.books(), site.store.stats(), site.health.borrow());
+        panic!(
+            "of {faults:?} in {} connections only {:?} happened; {stats:?}, {health:?}",
+            books.connections, books.happened
+        );
+    }
     let fresh = site.commit(vec![kitchen.opened(Some(0))]).await[0];
     site.emptied().await;
     let stats = site.store.stats();
@@ -346,7 +354,7 @@ async fn an_answer_that_never_comes_is_no_progress_although_all_others_do() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_whole_daemon_gets_its_findings_past_a_broker_that_does_wrong() {
-    let plan = vec![Fault::LosesOneAck, Fault::ClosesMidPacket, Fault::Forgets];
+    let plan = vec![Fault::LosesOneAck, Fault::ClosesMidPacket];
     let broker = Broker::start(1, plan.clone(), AckBy::Broker).await;
     let site = busy_site(&format!("mqtt://127.0.0.1:{}", broker.port));
     let mut daemon = site.daemon();

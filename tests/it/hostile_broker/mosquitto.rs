@@ -13,7 +13,7 @@ use super::{FASTER, Seed, check_content, number};
 use crate::support::Mosquitto;
 
 /// Times the broker is killed.
-const KILLS: u32 = 4;
+const KILLS: u32 = 3;
 /// Records before each.
 const RECORDS: std::ops::Range<usize> = 15..40;
 
