@@ -1,4 +1,4 @@
-//! Delivery against brokers that do wrong: one of ours that does every wrong a broker can, and mosquitto
+//! Delivery against brokers that do wrong: one of ours that does every wrong we know of, and mosquitto
 //! killed, restarted and cut off.
 //!
 //! The oracle is the same for all: every committed record is delivered or put aside for a reason and
@@ -11,7 +11,7 @@
 //!
 //! ```sh
 //! MINGCHU_HOSTILE_RUNS=500 MINGCHU_HOSTILE_SEED=1000 cargo nextest run --locked --profile long \
-//!     -E 'test(hostile_broker)'
+//!     -E 'test(/hostile_broker::whatever/)'
 //! ```
 //!
 //! | variable | meaning | without it |

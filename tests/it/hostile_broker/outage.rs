@@ -10,7 +10,7 @@
 //! minutes lets it: 288 findings an hour, which no kitchen keeps up for a day and a half. Each has four
 //! revisions. A camera is lost and found again, and two notices come, every hour; and each hour's coverage.
 //!
-//! The long form takes minutes and tells its figures; those of one run are in `benches/README.md`:
+//! The long form tells its figures; those of one run are in `benches/README.md`:
 //!
 //! ```sh
 //! cargo test --locked --test it -- --ignored --nocapture a_day_and_a_half
@@ -227,7 +227,7 @@ async fn after_a_day_and_a_half_without_a_broker_all_of_it_arrives_by_class() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "minutes; the long form of the test above, for its figures"]
+#[ignore = "the long form of the test above, for its figures"]
 async fn a_day_and_a_half_without_a_broker_at_the_busiest() {
     outage(BUSIEST).await;
 }
