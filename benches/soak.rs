@@ -86,6 +86,12 @@ impl Gate {
     }
 }
 
+fn set_all(gates: &[Gate], passing: Passing) {
+    for gate in gates {
+        gate.set(passing);
+    }
+}
+
 async fn pass(mut client: TcpStream, target: SocketAddr, mode: Arc<AtomicU8>) {
     let Ok(mut server) = TcpStream::connect(target).await else {
         return;
@@ -109,8 +115,10 @@ async fn pass(mut client: TcpStream, target: SocketAddr, mode: Arc<AtomicU8>) {
             n = server.read(&mut down) => {
                 let Ok(n @ 1..) = n else { return };
                 if now == Passing::Garbled as u8 {
-                    for byte in down[..n].iter_mut().filter(|_| random.u16(..1000) == 0) {
-                        *byte = random.u8(..);
+                    for byte in &mut down[..n] {
+                        if random.u16(..1000) == 0 {
+                            *byte = random.u8(..);
+                        }
                     }
                 }
                 if client.write_all(&down[..n]).await.is_err() { return }
@@ -452,9 +460,9 @@ async fn fault(
         }
         4 => {
             tell(format!("all cameras cut for {seconds} s"));
-            cameras.iter().for_each(|gate| gate.set(Passing::Cut));
+            set_all(cameras, Passing::Cut);
             sleep(lasts).await;
-            cameras.iter().for_each(|gate| gate.set(Passing::Open));
+            set_all(cameras, Passing::Open);
         }
         5 => {
             tell(format!("broker killed for {seconds} s"));
@@ -617,7 +625,7 @@ async fn soak(minutes: f64, seed: u64, out: &Path) {
                 cpu_percent: used / at.duration_since(asked).as_secs_f64(),
             });
             (before, asked) = (now, at);
-            if samples.len() % 60 == 0 {
+            if samples.len().is_multiple_of(60) {
                 let s = samples[samples.len() - 1];
                 println!(
                     "{:4.0} min  {:6.1} MiB  {} threads  {} handles  {} in the outbox  {:3.0} % CPU",
@@ -629,9 +637,11 @@ async fn soak(minutes: f64, seed: u64, out: &Path) {
                     s.cpu_percent
                 );
             }
-            if !daemon.is_alive() {
-                panic!("the daemon ended by itself; see {}", dir.path().display());
-            }
+            assert!(
+                daemon.is_alive(),
+                "the daemon ended by itself; see {}",
+                dir.path().display()
+            );
         }
     };
     let break_things = async {
