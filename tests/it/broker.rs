@@ -17,7 +17,7 @@ pub fn busy_site(broker: &str) -> SiteDir {
 }
 
 /// Number of the record that a log line says was stored.
-fn seq_in(line: &str) -> Option<u64> {
+pub fn seq_in(line: &str) -> Option<u64> {
     let rest = &line[line.find(" seq=")? + 5..];
     rest.split_whitespace().next()?.parse().ok()
 }

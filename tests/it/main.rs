@@ -19,6 +19,7 @@ mod disk;
 mod evidence;
 mod faulty_disk;
 mod health;
+mod hostile_broker;
 #[path = "crash/life.rs"]
 mod life;
 mod models;
