@@ -9,7 +9,8 @@
 //! * What was answered is there, with the payload that was given; what was never asked is not.
 //! * What was asked and not answered is there whole or not at all.
 //! * `seq` has no gaps and rises across restarts; so does the epoch.
-//! * What was acknowledged does not come back; what was put aside stays aside.
+//! * What was acknowledged does not come back, and what was put aside stays aside, unless it was asked
+//!   for again.
 //! * The ledger knows of each finding the newest revision, under the number that the outbox has.
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -498,6 +499,7 @@ impl Promise {
             Act::Resend(_) => {
                 for seq in answer {
                     self.gone.remove(seq);
+                    self.parked.remove(seq);
                 }
             }
             Act::Epoch => self.epoch = self.epoch.max(answer[0]),
@@ -540,7 +542,8 @@ impl Promise {
                 }
                 Act::Resend(finding) => {
                     let seq = self.ledger.get(finding).map(|l| l.1);
-                    match seq.filter(|seq| all.contains_key(seq)) {
+                    // What was put aside waits again.
+                    match seq.filter(|seq| waiting.contains_key(seq)) {
                         Some(seq) => vec![seq],
                         None => continue,
                     }
