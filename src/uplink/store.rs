@@ -1474,6 +1474,17 @@ struct Floor {
     reserved: i64,
 }
 
+impl Floor {
+    /// A number above this comes from a page that is not what it was. Where the lock file could not be
+    /// written for long, numbers may be somewhat above what it says.
+    fn most(&self) -> i64 {
+        match self.reserved {
+            0 => 1 << 40,
+            reserved => reserved + (1 << 20),
+        }
+    }
+}
+
 /// What the lock file holds in reserve; 0 if it says nothing.
 fn reserved_in(lock: &File) -> i64 {
     let mut text = [0; 20];
@@ -1655,14 +1666,21 @@ fn salvage(
     if let Some(old) = &old {
         for key in ["last_seq", "epoch"] {
             let sql = "SELECT value FROM meta WHERE key = ?1";
-            if let Ok(value) = old.query_row(sql, [key], |row| row.get::<_, i64>(0)) {
+            let most = if key == "epoch" {
+                1 << 40
+            } else {
+                floor.most()
+            };
+            if let Ok(value) = old.query_row(sql, [key], |row| row.get::<_, i64>(0))
+                && value <= most
+            {
                 raise(&tx, key, value)?;
                 if key == "last_seq" {
                     last_seq = last_seq.max(Some(value));
                 }
             }
         }
-        copy_rows(old, &tx, &mut saved)?;
+        copy_rows(old, &tx, floor.most(), &mut saved)?;
     }
     // Without the counter nobody knows the newest number; but it is below the one in reserve.
     saved.through = saved.through.max(last_seq.unwrap_or(floor.reserved));
@@ -1682,7 +1700,13 @@ fn raise(tx: &Transaction<'_>, key: &str, value: i64) -> rusqlite::Result<()> {
     tx.execute(sql, params![key, value]).map(drop)
 }
 
-fn copy_rows(old: &Connection, tx: &Transaction<'_>, saved: &mut Saved) -> rusqlite::Result<()> {
+fn copy_rows(
+    old: &Connection,
+    tx: &Transaction<'_>,
+    most: i64,
+    saved: &mut Saved,
+) -> rusqlite::Result<()> {
+    let is_number = |seq: i64| (1..=most).contains(&seq);
     // A file of layout 1 knows no kinds.
     let columns = [
         "seq, created_utc, parked, payload, kind",
@@ -1692,7 +1716,9 @@ fn copy_rows(old: &Connection, tx: &Transaction<'_>, saved: &mut Saved) -> rusql
         let (seq, utc): (i64, i64) = (row.get(0)?, row.get(1)?);
         let (parked, text, kind): (Option<String>, String, String) =
             (row.get(2)?, row.get(3)?, row.get(4)?);
-        if let Ok(body) = body_of(&kind, text.as_bytes()) {
+        if let Ok(body) = body_of(&kind, text.as_bytes())
+            && is_number(seq)
+        {
             saved.through = saved.through.max(seq);
             saved.records += 1;
             insert(tx, seq, utc, parked.as_deref(), &body)?;
@@ -1705,6 +1731,9 @@ fn copy_rows(old: &Connection, tx: &Transaction<'_>, saved: &mut Saved) -> rusql
         let Ok(data) = serde_json::from_str::<FindingData>(&text) else {
             return Ok(());
         };
+        if !is_number(seq) {
+            return Ok(());
+        }
         saved.through = saved.through.max(seq);
         note(tx, seq, utc, &data, &text)?;
         let is_lost = holes.iter().any(|(from, to)| (*from..=*to).contains(&seq));
@@ -1735,6 +1764,10 @@ fn copy_rows(old: &Connection, tx: &Transaction<'_>, saved: &mut Saved) -> rusql
     }
     Ok(())
 }
+
+/// Rows around a page that cannot be read that are asked for one by one: the numbers that damage leaves
+/// may be any.
+const ONE_BY_ONE: usize = 200_000;
 
 /// Hands on the rows of a table in the order of its number, those behind a page that cannot be read as
 /// well; returns the ranges of numbers that cannot. `columns`, of which the first that the file
@@ -1798,13 +1831,13 @@ fn each_row(
         // How far it cannot be read: twice as far each time.
         let (from, mut step) = (at.max(0), 1);
         let mut found = None;
-        while found.is_none() && from + step <= last {
+        while found.is_none() && step <= last.saturating_sub(from) {
             let behind = next.query_row([from + step], |row| row.get::<_, Option<i64>>(0));
             found = behind.ok().flatten().filter(|n| *n > from + step);
-            step *= 2;
+            step = step.saturating_mul(2);
         }
         let to = found.map_or(last, |n| n - 1);
-        for n in from + 1..=to {
+        for n in (from + 1..=to).take(ONE_BY_ONE) {
             if let Ok(mut rows) = one.query([n])
                 && let Ok(Some(row)) = rows.next()
             {

@@ -364,3 +364,26 @@ fn a_log_cut_at_any_byte_leaves_the_commits_before_it() {
     }
     assert_eq!(most, 12);
 }
+
+#[test]
+fn numbers_that_damage_made_up_are_not_gone_on_from() {
+    let mut bench = Bench::in_memory();
+    let store = bench.open();
+    for n in 1..=5 {
+        store.commit_finding(finding(n, 1, FIRST)).unwrap();
+    }
+    bench.close();
+    for made_up in [
+        "UPDATE outbox SET seq = 9223372036854775807 WHERE seq = 5",
+        "UPDATE meta SET value = 9223372036854775807",
+    ] {
+        bench.sql().execute_batch(made_up).unwrap();
+    }
+    damage(&bench, "ledger_open");
+    let store = bench.open();
+    assert_eq!(bench.set_aside().len(), 1);
+    assert_eq!(waiting(&store), [1, 2, 3, 4]);
+    let seq = store.commit_finding(finding(6, 1, FIRST)).unwrap();
+    assert!(seq > 5 && seq <= 2 * RESERVE as u64, "{seq}");
+    assert!(wait(store.next_epoch()).unwrap() < 1 << 40);
+}
