@@ -234,6 +234,7 @@ impl Workers {
         for (n, detector) in detectors.into_iter().enumerate() {
             let name = format!("detect/{n}");
             let worker = DetectWorker {
+                name: name.clone(),
                 board: wiring.board.clone(),
                 models: models.clone(),
                 detector,
@@ -573,6 +574,11 @@ impl Site {
             store: store.clone(),
             clock: wiring.clock.clone(),
         };
+        drop(spawn_task(
+            "store watch",
+            &wiring.faults,
+            watch_store(store.clone(), wiring.faults.clone(), stopping.clone()),
+        ));
         let (page, told, stop) = (config.status.clone(), problems.clone(), stopping.clone());
         drop(spawn_task(
             "status page",
@@ -611,6 +617,18 @@ impl Site {
             blurrer,
             store_thread,
         })
+    }
+}
+
+/// The store's thread has nobody to tell of its own panic; but what it tells others ends with it, and
+/// then nothing is stored any more.
+async fn watch_store(store: StoreHandle, faults: mpsc::Sender<Fault>, stopping: CancellationToken) {
+    let mut lives = store.last_seq();
+    while lives.changed().await.is_ok() {}
+    if !stopping.is_cancelled() {
+        let fault = anyhow::anyhow!("the store ended, or panicked; the lines above say where");
+        // The first fault ends the site.
+        drop(faults.try_send(fault));
     }
 }
 

@@ -41,6 +41,7 @@ metrics! {
     DecodeErrors => "decode_errors_total", "Access units the decoder refused, by camera.";
     DecodeRebuilds => "decode_rebuilds_total", "Decoders rebuilt after errors or a panic, by camera.";
     DecodeBusyMicros => "decode_busy_microseconds_total", "Time spent decoding, by camera.";
+    StageRestarts => "stage_restarts_total", "Parts of the pipeline begun anew after an error or a panic, by stage; the others did not notice.";
     FramesSampled => "frames_sampled_total", "Pictures taken at analyse_fps, by camera.";
     FramesStill => "frames_still_total", "Sampled pictures not analysed because nothing moved, by camera.";
     FramesReplaced => "frames_replaced_total", "Pictures replaced on the frame board by a newer one before a worker took them, by camera.";

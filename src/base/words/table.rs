@@ -135,6 +135,7 @@ words! {
         receipts_not_subscribed = "broker refuses the subscription to receipts: allow it in the broker's access list", "消息服务器拒绝订阅回执，请在其访问列表中放行";
         command_flood = "commands come faster than they are looked at: some were dropped; see who publishes them", "命令来得太快，部分已丢弃，请检查是谁在发送";
         commands_wait(why) = "commands wait for the disk: {why}", "命令等待写入磁盘：{why}";
+        ends_for_fault(why) = "stopped because of a fault in this program, and starts again: {why}", "因本程序内部故障停止，将自动重新启动：{why}";
         findings_wait(why) = "findings wait in memory: {why}", "发现的问题暂存内存，等待写入磁盘：{why}";
         no_evidence(why) = "findings go without evidence: {why}", "发现的问题没有证据可附：{why}";
         no_pictures(why) = "findings go without pictures: {why}; look at the disk", "发现的问题没有图片可附：{why}，请检查磁盘";
