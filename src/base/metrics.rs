@@ -32,7 +32,7 @@ macro_rules! metrics {
 metrics! {
     CaptureUnits => "capture_units_total", "Access units received, by camera.";
     CaptureBytes => "capture_bytes_total", "Bytes of access units received, by camera.";
-    CaptureUnitsDropped => "capture_units_dropped_total", "Access units dropped before decoding, by camera and reason (queue_full, too_old, awaiting_key).";
+    CaptureUnitsDropped => "capture_units_dropped_total", "Access units dropped before decoding, by camera and reason (queue_full, too_old, awaiting_key, decoder_failed).";
     CapturePacketsLost => "capture_packets_lost_total", "RTP packets lost on the way, by camera.";
     CaptureSessions => "capture_sessions_total", "Capture sessions begun, by camera.";
     CaptureFailures => "capture_failures_total", "Capture sessions that ended in an error, by camera and reason.";

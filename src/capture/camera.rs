@@ -29,6 +29,8 @@ pub const UNAUTHORISED_WAIT: Duration = Duration::from_secs(300);
 /// First and longest wait after any other failure. Short, because a camera that is back must be seen
 /// within five seconds; an attempt at one that is away costs a fraction of a millisecond.
 pub const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
+/// Shortest wait before another attempt, however long the last one took.
+const LEAST_WAIT: Duration = Duration::from_millis(500);
 /// Most pixels of a picture. Decoders keep up to 16 pictures, so that one camera of 8K would take a
 /// gigabyte; 12 megapixels, the most that kitchen cameras have, pass.
 pub const MOST_PIXELS: u64 = 16_777_216;
@@ -127,7 +129,7 @@ enum SessionEnd {
     Failed(CaptureError),
 }
 
-fn is_too_large(size: &SizePx) -> bool {
+fn is_too_large(size: SizePx) -> bool {
     u64::from(size.width_px) * u64::from(size.height_px) > MOST_PIXELS
 }
 
@@ -175,7 +177,11 @@ impl CameraTask {
             let wait = match error {
                 CaptureError::Unauthorised { .. } => UNAUTHORISED_WAIT,
                 _ if rests => REST,
-                _ => backoff.next_wait(),
+                // An attempt that took its time was a wait as well.
+                _ => backoff
+                    .next_wait()
+                    .saturating_sub(now.since(begun))
+                    .max(LEAST_WAIT),
             };
             self.log_failure(&error, &mut told, backoff.attempt(), wait);
             if self.while_beating(tokio::time::sleep(wait)).await.is_none() {
@@ -233,7 +239,7 @@ impl CameraTask {
                     info = newest;
                     self.health.send_modify(|h| h.info = Some(info.clone()));
                 }
-                if let Some(size) = info.size.filter(is_too_large) {
+                if let Some(size) = info.size.filter(|s| is_too_large(*s)) {
                     break SessionEnd::Failed(CaptureError::TooLarge(size));
                 }
             }

@@ -43,8 +43,8 @@ const TEARDOWN_LIMIT: Duration = Duration::from_secs(2);
 /// How long a teardown may go on when nobody waits for it: RFC 2326's session time-out, after which
 /// the camera has forgotten the session by itself.
 const TEARDOWN_MOST: Duration = Duration::from_secs(60);
-/// How often the teardown of a session is looked at.
-const TEARDOWN_LOOK: Duration = Duration::from_millis(10);
+/// How often the teardown of a session is looked at, while somebody waits for it and afterwards.
+const TEARDOWN_LOOK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 /// What a session may take from one picture to the next. retina holds a picture up to three times while
 /// it puts it together, and 4K key pictures have a few megabytes.
 const MOST_HELD: i64 = 32 << 20;
@@ -348,7 +348,7 @@ impl RtspOpener {
 
 /// Waits until the camera has let go of the session, or sends what it should not.
 async fn tear_down(group: &SessionGroup, meter: &Meter, gone: oneshot::Sender<()>) {
-    let mut look = tokio::time::interval(TEARDOWN_LOOK);
+    let mut look = tokio::time::interval(TEARDOWN_LOOK.0);
     let mut answered = std::pin::pin!(timeout(TEARDOWN_LIMIT, group.await_teardown()));
     let first = loop {
         tokio::select! {
@@ -364,6 +364,7 @@ async fn tear_down(group: &SessionGroup, meter: &Meter, gone: oneshot::Sender<()
     }
     // Nobody waits for more than that.
     drop(gone);
+    let mut look = tokio::time::interval(TEARDOWN_LOOK.1);
     let stale = group.stale_sessions();
     let mut ended = std::pin::pin!(timeout(TEARDOWN_MOST, group.await_stale_sessions(&stale)));
     loop {

@@ -22,4 +22,5 @@ mod pipeline;
 mod reload;
 mod rtsp_peer;
 mod status;
+mod supervision;
 mod support;

@@ -339,20 +339,25 @@ impl Conversation {
             }
             let units = &of.units;
             let unit = &units[sent as usize % units.len()];
-            let shown = !matches!(ways, Ways::ReportsOnly(_))
-                && !(matches!(ways, Ways::Keyless(_)) && unit.is_key);
+            let shown = match ways {
+                Ways::ReportsOnly(_) => false,
+                Ways::Keyless(_) => !unit.is_key,
+                _ => true,
+            };
             if shown {
                 for packet in packets(of.codec, &unit.data, timestamp, &mut sequence) {
                     self.interleaved(0, &packet)?;
                 }
             }
-            if sent % 4 == 0 {
+            if sent.is_multiple_of(4) {
                 self.interleaved(1, &sender_report(timestamp))?;
             }
             sent += 1;
             timestamp = match ways {
                 Ways::SameTimestamps(_) => timestamp,
-                Ways::BackwardTimestamps(_) if sent % 25 == 0 => timestamp.wrapping_sub(900_000),
+                Ways::BackwardTimestamps(_) if sent.is_multiple_of(25) => {
+                    timestamp.wrapping_sub(900_000)
+                }
                 _ => timestamp.wrapping_add(3600),
             };
             // In real time, as a camera: 25 pictures a second.
@@ -401,7 +406,7 @@ impl Conversation {
             let packet = rtp(false, sequence, 90_000, &payload);
             sequence = sequence.wrapping_add(1);
             self.interleaved(0, &packet)?;
-            if n % 100 == 0 {
+            if n.is_multiple_of(100) {
                 self.interleaved(1, &sender_report(90_000))?;
             }
         }
@@ -422,7 +427,7 @@ fn is_time_out(e: &std::io::Error) -> bool {
 
 /// RFC 3550 section 5.1.
 fn rtp(last: bool, sequence: u16, timestamp: u32, payload: &[u8]) -> Vec<u8> {
-    let mut packet = vec![0x80, 96 | if last { 0x80 } else { 0 }];
+    let mut packet = vec![0x80, 0x60 | if last { 0x80 } else { 0 }];
     packet.extend(sequence.to_be_bytes());
     packet.extend(timestamp.to_be_bytes());
     packet.extend(0x1122_3344_u32.to_be_bytes());
@@ -456,12 +461,8 @@ fn packets(codec: Codec, annex_b: &[u8], timestamp: u32, sequence: &mut u16) -> 
             continue;
         }
         let (head, indicator, kind) = match codec {
-            Codec::H264 => (1, vec![unit[0] & 0xe0 | 28], unit[0] & 0x1f),
-            Codec::H265 => (
-                2,
-                vec![unit[0] & 0x81 | 49 << 1, unit[1]],
-                unit[0] >> 1 & 0x3f,
-            ),
+            Codec::H264 => (1, vec![unit[0] & 0xe0 | 0x1c], unit[0] & 0x1f),
+            Codec::H265 => (2, vec![unit[0] & 0x81 | 0x62, unit[1]], unit[0] >> 1 & 0x3f),
         };
         let pieces: Vec<&[u8]> = unit[head..].chunks(MOST).collect();
         for (i, piece) in pieces.iter().enumerate() {
