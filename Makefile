@@ -1,7 +1,10 @@
 # What people type. The work is done by .ci/setup, .ci/run and cargo, so that CI and a laptop run the
 # same lines. Every target can be run again; nothing needs root once the packages are installed.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench clean
+.PHONY: help setup build demo test bench soak fuzz clean
+
+SOAK_MINUTES ?= 30
+FUZZ_SECONDS ?= 60
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
@@ -13,6 +16,8 @@ help:
 	@echo '              DEMO_SECONDS=60 ends it by itself; otherwise Ctrl-C does'
 	@echo 'make test     set up and run everything CI runs (.ci/run)'
 	@echo 'make bench    set up and run the benchmarks'
+	@echo 'make soak     eight cameras, a broker and faults for SOAK_MINUTES=30; writes tests/soak.svg'
+	@echo 'make fuzz     each target of tests/fuzz for FUZZ_SECONDS=60'
 	@echo 'make clean    remove what was built and what set-up put into .runtime/'
 
 setup:
@@ -29,6 +34,14 @@ test:
 
 bench: setup
 	cargo bench --locked
+
+soak:
+	@.ci/setup test
+	cargo bench --locked --bench soak -- --minutes '$(SOAK_MINUTES)' --out tests/soak.svg
+
+fuzz:
+	@.ci/setup test
+	@.ci/fuzz '$(FUZZ_SECONDS)'
 
 clean:
 	cargo clean

@@ -21,6 +21,7 @@ mod models;
 mod pipeline;
 mod reload;
 mod rtsp_peer;
+mod secrets;
 mod status;
 mod supervision;
 mod support;

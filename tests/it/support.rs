@@ -117,6 +117,10 @@ impl Process {
         self.seen.join("\n")
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL, as a power cut.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -230,16 +234,38 @@ pub struct Mosquitto {
     pub process: Process,
     pub port: u16,
     dir: TempDir,
+    login: Option<(String, String)>,
 }
 
 impl Mosquitto {
     pub fn start() -> Self {
+        Self::for_login(None)
+    }
+
+    /// Lets in who knows the name and the password, and nobody else.
+    pub fn with_login(name: &str, password: &str) -> Self {
+        Self::for_login(Some((name.to_owned(), password.to_owned())))
+    }
+
+    fn for_login(login: Option<(String, String)>) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        if let Some((name, password)) = &login {
+            let file = dir.path().join("passwords");
+            std::fs::write(&file, format!("{name}:{password}\n")).unwrap();
+            // Turns the passwords into hashes.
+            let mut hash = Command::new("mosquitto_passwd");
+            assert!(hash.arg("-U").arg(&file).status().unwrap().success());
+        }
         // Another program may take the port first: then mosquitto ends and another one is tried.
         for _ in 0..10 {
             let port = free_port();
             if let Some(process) = Self::serve(&dir, port) {
-                return Self { process, port, dir };
+                return Self {
+                    process,
+                    port,
+                    dir,
+                    login,
+                };
             }
         }
         panic!("mosquitto found no free port");
@@ -247,7 +273,14 @@ impl Mosquitto {
 
     fn serve(dir: &TempDir, port: u16) -> Option<Process> {
         let config = dir.path().join("mosquitto.conf");
-        let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n");
+        let passwords = dir.path().join("passwords");
+        let who = if passwords.exists() {
+            format!("password_file {}", passwords.display())
+        } else {
+            "allow_anonymous true".to_owned()
+        };
+        // As root it would read its files as another user, who may not see this folder.
+        let text = format!("listener {port} 127.0.0.1\n{who}\npersistence false\nuser root\n");
         std::fs::write(&config, text).unwrap();
         let program = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"]
             .into_iter()
@@ -276,6 +309,13 @@ impl Mosquitto {
 
     pub fn url(&self) -> String {
         format!("mqtt://127.0.0.1:{}", self.port)
+    }
+
+    /// Listens to everything, with this broker's login.
+    pub fn listener(&self) -> Listener {
+        let login = self.login.iter();
+        let args = login.flat_map(|(name, password)| ["-u", name, "-P", password]);
+        Listener::with(self.port, &args.collect::<Vec<_>>())
     }
 }
 
@@ -308,6 +348,10 @@ pub struct Listener {
 
 impl Listener {
     pub fn start(port: u16) -> Self {
+        Self::with(port, &[])
+    }
+
+    fn with(port: u16, args: &[&str]) -> Self {
         // Line by line, although its output is a pipe.
         let mut command = Command::new("stdbuf");
         command.args([
@@ -330,6 +374,7 @@ impl Listener {
             // In hex: pictures are no lines of text.
             "MSG %r %t %x %P",
         ]);
+        command.args(args);
         let mut process = Process::start("mosquitto_sub", &mut command);
         process.wait_for_text("Subscribed (mid");
         Self {
