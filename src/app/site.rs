@@ -2,7 +2,7 @@
 //!
 //! Stopping tells only the sources; each stage ends when its input closes, in the order
 //! capture → decode → detect → analytics (track, rules, store) → evidence → uplink → store. What can be
-//! begun and ended by itself while the rest goes on is a unit: a camera ([`CameraUnit`]), the workers,
+//! begun and ended by itself while the rest goes on is a unit: a camera (`camera_unit`), the workers,
 //! the uplink. `reload` begins and ends them when the config changes.
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

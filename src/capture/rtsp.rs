@@ -252,17 +252,31 @@ impl RtspOpener {
     }
 
     async fn open_session(&self, group: &Arc<SessionGroup>) -> Result<Playing, CaptureError> {
-        let creds = self.login.as_ref().map(|(username, password)| Credentials {
-            username: username.clone(),
-            password: password.expose().to_owned(),
-        });
-        let options = SessionOptions::default()
-            .creds(creds)
-            .user_agent(concat!("mingchu/", env!("CARGO_PKG_VERSION")).to_owned())
-            .session_group(group.clone());
+        let options = || {
+            let creds = self.login.as_ref().map(|(username, password)| Credentials {
+                username: username.clone(),
+                password: password.expose().to_owned(),
+            });
+            SessionOptions::default()
+                .creds(creds)
+                .user_agent(concat!("mingchu/", env!("CARGO_PKG_VERSION")).to_owned())
+                .session_group(group.clone())
+        };
         let limit = self.step_timeout;
-        let describe = Session::describe(self.url.clone(), options);
-        let mut session = step("describe", limit, describe).await?;
+        let describe = || Session::describe(self.url.clone(), options());
+        // A camera that hangs and comes back has forgotten what it was asked: ask it anew at half-time,
+        // and leave one that is only slow its whole time.
+        let asked_anew = async {
+            tokio::time::sleep(limit / 2).await;
+            describe().await
+        };
+        let first_answer = async {
+            tokio::select! {
+                described = describe() => described,
+                described = asked_anew => described,
+            }
+        };
+        let mut session = step("describe", limit, first_answer).await?;
 
         let codec_of = |name: &str| match name {
             "h264" => Some(Codec::H264),

@@ -4,8 +4,10 @@
 //! | --- | --- | --- |
 //! | accepts and never answers; answers what is no RTSP; a header line, header lines or a body without end; a picture without end; reports but no pictures; pictures of 8K; no picture that stands alone; no session to spare; a clip of parameter sets only | its state and why, in words; its memory let go; the other cameras watch on in their first session | `each_hostile_camera_is_told_apart_and_the_others_watch_on_with_flat_memory` |
 //! | the same timestamp for ever; timestamps that run backwards; another codec or size in mid-stream; a session that is remembered after its connection is gone | pictures of one session, or of the next at once | `odd_cameras_are_watched_all_the_same` |
+//! | accepts and never answers, and one day does | online within 5 s, whatever it was asked before | `a_camera_that_hung_is_back_within_five_seconds` |
 //! | goes off; comes back after a long time | offline within 10 s, online within 5 s of its return | `a_camera_that_was_away_for_long_is_back_within_five_seconds` |
 //! | falls silent while its reports go on | offline within 10 s, by the default limits | `reports_without_pictures_are_silence` |
+//! | answers what made the RTSP library panic when it was fuzzed | a lost session, and the camera again once it answers as it should | `what_fuzzing_found_costs_a_session` |
 //! | goes off and on every second | one state at a time, no thread or file left behind | `a_camera_that_flaps_leaves_nothing_behind` |
 //! | all are down for a day | as many attempts as a day has leave no memory, thread or file behind | `a_day_of_attempts_leaves_nothing_behind` |
 //! | one is down for a simulated day | one attempt every three seconds at most, one change of state, seldom a line in the log | `src/capture/camera/tests.rs` |
@@ -35,7 +37,7 @@ use url::Url;
 use crate::rtsp_peer::{Peer, Ways, clip};
 use crate::status::{Page, page_of};
 use crate::support::{
-    Camera, Listener, Mosquitto, QUICK_RULE, SiteDir, camera_table, demo_clip, free_port,
+    Camera, Listener, Mosquitto, QUICK_RULE, SiteDir, camera_table, demo_clip, root,
 };
 
 fn runtime() -> Runtime {
@@ -197,6 +199,24 @@ fn a_camera_that_was_away_for_long_is_back_within_five_seconds() {
 }
 
 #[test]
+fn a_camera_that_hung_is_back_within_five_seconds() {
+    let peer = Peer::start(Ways::Mute);
+    let mut capture = Capture::start(&peer.url());
+    capture.until(CaptureState::Offline, Duration::from_secs(10));
+    assert_eq!(capture.detail(), "no answer to describe within 8 s");
+    // The worst moment: it has just been asked, and will not answer that.
+    let asked = peer.connections();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while peer.connections() == asked {
+        assert!(Instant::now() < deadline, "it is not asked again");
+        std::thread::yield_now();
+    }
+    peer.becomes(Ways::Plays(clip(&demo_clip("kitchen.mp4"))));
+    let back = capture.until(CaptureState::Online, Duration::from_secs(5));
+    eprintln!("back after {back:?}");
+}
+
+#[test]
 fn reports_without_pictures_are_silence() {
     let kitchen = clip(&demo_clip("kitchen.mp4"));
     let peer = Peer::start(Ways::Plays(kitchen.clone()));
@@ -208,6 +228,30 @@ fn reports_without_pictures_are_silence() {
     peer.becomes(Ways::Plays(kitchen));
     let back = capture.until(CaptureState::Online, Duration::from_secs(5));
     eprintln!("noticed after {noticed:?}, back after {back:?}");
+}
+
+#[test]
+fn what_fuzzing_found_costs_a_session() {
+    let found = root("tests/fuzz/corpus/rtsp/sdp-without-media-line-order");
+    let text = std::fs::read(found).unwrap();
+    let cut: &[u8] = b"\n--8<--\n";
+    let mut answers = vec![Vec::new()];
+    for byte in text {
+        let answer: &mut Vec<u8> = answers.last_mut().unwrap();
+        answer.push(byte);
+        if answer.ends_with(cut) {
+            answer.truncate(answer.len() - cut.len());
+            answers.push(Vec::new());
+        }
+    }
+    assert!(answers.len() > 2);
+    let peer = Peer::start(Ways::Says(Arc::new(answers)));
+    let mut capture = Capture::start(&peer.url());
+    capture.until(CaptureState::Offline, Duration::from_secs(10));
+    assert!(!capture.detail().is_empty());
+    eprintln!("{}", capture.detail());
+    peer.becomes(Ways::Plays(clip(&demo_clip("kitchen.mp4"))));
+    capture.until(CaptureState::Online, Duration::from_secs(5));
 }
 
 #[test]
@@ -241,11 +285,12 @@ fn a_camera_that_flaps_leaves_nothing_behind() {
 #[test]
 fn a_day_of_attempts_leaves_nothing_behind() {
     const CAMERAS: usize = 8;
-    let url = format!("rtsp://127.0.0.1:{}/stream", free_port());
+    // Nobody may take that port meanwhile: it is no ephemeral one.
+    let url = "rtsp://127.0.0.1:1/stream";
     let runtime = runtime();
     let tries = |n: usize| {
         let all = (0..CAMERAS).map(|_| {
-            let opener = opener(&url);
+            let opener = opener(url);
             runtime.spawn(async move {
                 for _ in 0..n / CAMERAS {
                     let failed = opener.open().await.err().expect("nobody listens there");

@@ -44,6 +44,8 @@ pub enum Ways {
     BackwardTimestamps(Arc<Clip>),
     /// The same, but remembers a session for so long after its connection is gone, and has one only.
     OneSession(Arc<Clip>, Duration),
+    /// Answers each request of a connection with the next of these, whatever was asked.
+    Says(Arc<Vec<Vec<u8>>>),
     /// Refuses every request with this status.
     Refuses(u16),
 }
@@ -52,6 +54,7 @@ struct State {
     ways: Ways,
     /// Connections of an earlier one are cut.
     power: u64,
+    connections: u64,
     /// Until when the one session there is counts as taken.
     taken_until: Option<Instant>,
 }
@@ -74,6 +77,7 @@ impl Peer {
             state: Arc::new(Mutex::new(State {
                 ways,
                 power: 0,
+                connections: 0,
                 taken_until: None,
             })),
         };
@@ -87,8 +91,12 @@ impl Peer {
         thread::spawn(move || {
             for socket in listener.incoming() {
                 let Ok(socket) = socket else { return };
-                if state.lock().unwrap().power != power {
-                    return;
+                {
+                    let mut s = state.lock().unwrap();
+                    if s.power != power {
+                        return;
+                    }
+                    s.connections += 1;
                 }
                 let state = state.clone();
                 thread::spawn(move || {
@@ -108,6 +116,11 @@ impl Peer {
     /// From now on; what plays goes on in the new way.
     pub fn becomes(&self, ways: Ways) {
         self.state.lock().unwrap().ways = ways;
+    }
+
+    /// How many there were.
+    pub fn connections(&self) -> u64 {
+        self.state.lock().unwrap().connections
     }
 
     /// Without power: nobody listens, connections are cut.
@@ -143,6 +156,7 @@ struct Conversation {
     state: Arc<Mutex<State>>,
     power: u64,
     remembers: Option<Duration>,
+    answered: usize,
 }
 
 struct Asked {
@@ -165,6 +179,7 @@ impl Conversation {
             state,
             power,
             remembers: None,
+            answered: 0,
         })
     }
 
@@ -209,6 +224,12 @@ impl Conversation {
                     );
                     self.writer.write_all(head.as_bytes())?;
                     return self.flood(b"body ");
+                }
+                Ways::Says(answers) => {
+                    let next = answers.get(self.answered);
+                    let next = next.ok_or_else(|| Ended::other("nothing more to say"))?;
+                    self.writer.write_all(next)?;
+                    self.answered += 1;
                 }
                 Ways::Refuses(status) => self.answer(&asked, status, "", "")?,
                 Ways::OneSession(clip, remembered) => {
