@@ -326,7 +326,8 @@ impl RtspOpener {
         let (group, others) = self.hosts.join(&self.url);
         let open = async {
             self.await_stale(others).await;
-            meter.bound(self.open_session(&group)).await
+            // Boxed: it is large, and here once a session.
+            meter.bound(Box::pin(self.open_session(&group))).await
         };
         let playing = tokio::select! {
             biased;
