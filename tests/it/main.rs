@@ -15,6 +15,7 @@ mod camera;
 mod centre;
 mod commands;
 mod evidence;
+mod faults;
 mod health;
 mod hostile_camera;
 mod models;
