@@ -86,6 +86,12 @@ impl Gate {
     }
 }
 
+fn set_all(gates: &[Gate], passing: Passing) {
+    for gate in gates {
+        gate.set(passing);
+    }
+}
+
 async fn pass(mut client: TcpStream, target: SocketAddr, mode: Arc<AtomicU8>) {
     let Ok(mut server) = TcpStream::connect(target).await else {
         return;
@@ -109,8 +115,10 @@ async fn pass(mut client: TcpStream, target: SocketAddr, mode: Arc<AtomicU8>) {
             n = server.read(&mut down) => {
                 let Ok(n @ 1..) = n else { return };
                 if now == Passing::Garbled as u8 {
-                    for byte in down[..n].iter_mut().filter(|_| random.u16(..1000) == 0) {
-                        *byte = random.u8(..);
+                    for byte in &mut down[..n] {
+                        if random.u16(..1000) == 0 {
+                            *byte = random.u8(..);
+                        }
                     }
                 }
                 if client.write_all(&down[..n]).await.is_err() { return }
@@ -198,10 +206,22 @@ struct Heard {
 impl Centre {
     fn start(port: u16) -> Self {
         let port = port.to_string();
-        let args = ["-oL", "mosquitto_sub", "-V", "mqttv5", "-q", "1", "-c", "-i", "centre"];
+        let args = [
+            "-oL",
+            "mosquitto_sub",
+            "-V",
+            "mqttv5",
+            "-q",
+            "1",
+            "-c",
+            "-i",
+            "centre",
+        ];
         let topics = ["finding/#", "coverage", "notice"];
         let mut command = Command::new("stdbuf");
-        command.args(args).args(["-x", "86400", "-h", "127.0.0.1", "-p", &port, "-F", "%t %p"]);
+        command
+            .args(args)
+            .args(["-x", "86400", "-h", "127.0.0.1", "-p", &port, "-F", "%t %p"]);
         for topic in topics {
             command.args(["-t", &format!("mingchu/v1/+/+/{topic}")]);
         }
@@ -215,8 +235,12 @@ impl Centre {
         let into = heard.clone();
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                let Some((topic, payload)) = line.split_once(' ') else { continue };
-                let Ok(event) = serde_json::from_str::<serde_json::Value>(payload) else { continue };
+                let Some((topic, payload)) = line.split_once(' ') else {
+                    continue;
+                };
+                let Ok(event) = serde_json::from_str::<serde_json::Value>(payload) else {
+                    continue;
+                };
                 let mut heard = into.lock().unwrap();
                 heard.findings += u64::from(topic.contains("/finding/"));
                 if let Some(seq) = event["seq"].as_u64() {
@@ -249,7 +273,9 @@ struct Sample {
 fn status_field(status: &str, name: &str) -> f64 {
     let line = status.lines().find_map(|l| l.strip_prefix(name));
     let number = line.and_then(|l| l.trim_start_matches([':', '\t', ' ']).split(' ').next());
-    number.and_then(|n| n.trim().parse().ok()).unwrap_or(f64::NAN)
+    number
+        .and_then(|n| n.trim().parse().ok())
+        .unwrap_or(f64::NAN)
 }
 
 /// Clock ticks of the process so far, in user and system mode.
@@ -273,7 +299,10 @@ async fn metrics(address: SocketAddr) -> Option<String> {
 }
 
 fn metric(text: &str, name: &str) -> Option<f64> {
-    let is = |l: &&str| l.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+    let is = |l: &&str| {
+        l.strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with([' ', '{']))
+    };
     let lines = text.lines().filter(is);
     let values = lines.filter_map(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok());
     values.reduce(|a, b| a + b)
@@ -287,7 +316,10 @@ fn slope(points: &[(f64, f64)]) -> (f64, f64) {
     let sxx: f64 = points.iter().map(|p| (p.0 - mx).powi(2)).sum();
     let sxy: f64 = points.iter().map(|p| (p.0 - mx) * (p.1 - my)).sum();
     let b = sxy / sxx;
-    let residual: f64 = points.iter().map(|p| (p.1 - my - b * (p.0 - mx)).powi(2)).sum();
+    let residual: f64 = points
+        .iter()
+        .map(|p| (p.1 - my - b * (p.0 - mx)).powi(2))
+        .sum();
     // Student's t for 95 %, to a hundredth from 10 degrees of freedom on.
     let freedom = n - 2.0;
     let t = 1.96 + 2.4 / freedom + 3.0 / freedom.powi(2);
@@ -299,7 +331,9 @@ fn by_minute(samples: &[Sample], of: fn(&Sample) -> f64) -> Vec<(f64, f64)> {
     let from = samples.len() / 5;
     let minutes = samples[from..].chunks(60).filter(|c| c.len() >= 30);
     let mean = |c: &[Sample], f: fn(&Sample) -> f64| c.iter().map(f).sum::<f64>() / c.len() as f64;
-    minutes.map(|c| (mean(c, |s| s.at_s) / 3600.0, mean(c, of))).collect()
+    minutes
+        .map(|c| (mean(c, |s| s.at_s) / 3600.0, mean(c, of)))
+        .collect()
 }
 
 /// The run as a picture: one panel a figure, a line at each fault.
@@ -344,7 +378,11 @@ fn drawing(samples: &[Sample], faults: &[(f64, String)]) -> String {
             .unwrap();
         }
         for (at, what) in faults {
-            let colour = if what.contains("broker") { "#d62728" } else { "#ff7f0e" };
+            let colour = if what.contains("broker") {
+                "#d62728"
+            } else {
+                "#ff7f0e"
+            };
             writeln!(
                 svg,
                 "<line x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"{top}\" y2=\"{1}\" stroke=\"{colour}\" stroke-opacity=\"0.35\"/>",
@@ -422,9 +460,9 @@ async fn fault(
         }
         4 => {
             tell(format!("all cameras cut for {seconds} s"));
-            cameras.iter().for_each(|gate| gate.set(Passing::Cut));
+            set_all(cameras, Passing::Cut);
             sleep(lasts).await;
-            cameras.iter().for_each(|gate| gate.set(Passing::Open));
+            set_all(cameras, Passing::Open);
         }
         5 => {
             tell(format!("broker killed for {seconds} s"));
@@ -471,7 +509,12 @@ impl Daemon {
             .unwrap();
         }
         for code in ["ppe.mask.missing", "ppe.hat.missing", "pest.rodent"] {
-            write!(config, "[[rule]]\nid = \"{}\"\ncode = \"{code}\"\n", code.replace('.', "-")).unwrap();
+            write!(
+                config,
+                "[[rule]]\nid = \"{}\"\ncode = \"{code}\"\n",
+                code.replace('.', "-")
+            )
+            .unwrap();
         }
         let path = dir.join("site.toml");
         std::fs::write(&path, config).unwrap();
@@ -520,14 +563,23 @@ impl Drop for Daemon {
 
 /// Eight streams of what clips there are: real ones first.
 async fn cameras(stop: &CancellationToken) -> Vec<Gate> {
-    let clips: Vec<_> = common::clips().into_iter().rev().map(|(_, path)| path).collect();
+    let clips: Vec<_> = common::clips()
+        .into_iter()
+        .rev()
+        .map(|(_, path)| path)
+        .collect();
     assert!(!clips.is_empty(), "no clips: run `.ci/setup test`");
     let mut gates = Vec::new();
     for i in 0..CAMERAS {
         let clip = read_clip(&clips[i % clips.len()]).expect("a clip");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(listener, Arc::new(clip), Reports::default(), stop.clone()));
+        tokio::spawn(serve(
+            listener,
+            Arc::new(clip),
+            Reports::default(),
+            stop.clone(),
+        ));
         gates.push(Gate::before(address).await);
     }
     gates
@@ -573,16 +625,23 @@ async fn soak(minutes: f64, seed: u64, out: &Path) {
                 cpu_percent: used / at.duration_since(asked).as_secs_f64(),
             });
             (before, asked) = (now, at);
-            if samples.len() % 60 == 0 {
+            if samples.len().is_multiple_of(60) {
                 let s = samples[samples.len() - 1];
                 println!(
                     "{:4.0} min  {:6.1} MiB  {} threads  {} handles  {} in the outbox  {:3.0} % CPU",
-                    s.at_s / 60.0, s.rss_mib, s.threads, s.handles, s.outbox, s.cpu_percent
+                    s.at_s / 60.0,
+                    s.rss_mib,
+                    s.threads,
+                    s.handles,
+                    s.outbox,
+                    s.cpu_percent
                 );
             }
-            if !daemon.is_alive() {
-                panic!("the daemon ended by itself; see {}", dir.path().display());
-            }
+            assert!(
+                daemon.is_alive(),
+                "the daemon ended by itself; see {}",
+                dir.path().display()
+            );
         }
     };
     let break_things = async {
@@ -591,7 +650,10 @@ async fn soak(minutes: f64, seed: u64, out: &Path) {
         while began.elapsed() + CALM + Duration::from_secs(30) < lasts {
             let tell = |what: String| {
                 println!("{:6.0} s  {what}", began.elapsed().as_secs_f64());
-                faults.lock().unwrap().push((began.elapsed().as_secs_f64(), what));
+                faults
+                    .lock()
+                    .unwrap()
+                    .push((began.elapsed().as_secs_f64(), what));
             };
             fault(&mut random, &cameras, &line, &broker, tell).await;
             sleep(Duration::from_secs(random.u64(5..20))).await;
@@ -605,11 +667,22 @@ async fn soak(minutes: f64, seed: u64, out: &Path) {
     println!("picture: {}", out.display());
 }
 
-fn report(minutes: f64, seed: u64, samples: &[Sample], faults: usize, heard: &Heard, metrics: &str) {
+fn report(
+    minutes: f64,
+    seed: u64,
+    samples: &[Sample],
+    faults: usize,
+    heard: &Heard,
+    metrics: &str,
+) {
     let last = samples.last().copied().unwrap_or_default();
     let span = |of: fn(&Sample) -> f64| {
         let from = samples.len() / 5;
-        let values: Vec<f64> = samples[from..].iter().map(of).filter(|v| v.is_finite()).collect();
+        let values: Vec<f64> = samples[from..]
+            .iter()
+            .map(of)
+            .filter(|v| v.is_finite())
+            .collect();
         let least = values.iter().copied().fold(f64::INFINITY, f64::min);
         let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
@@ -621,21 +694,52 @@ fn report(minutes: f64, seed: u64, samples: &[Sample], faults: usize, heard: &He
             return "too short for a slope".to_owned();
         }
         let (b, half) = slope(&points);
-        format!("{b:+.2} per hour (95 %: {:+.2} to {:+.2})", b - half, b + half)
+        format!(
+            "{b:+.2} per hour (95 %: {:+.2} to {:+.2})",
+            b - half,
+            b + half
+        )
     };
-    let total = |name: &str| metric(metrics, name).or_else(|| metric(metrics, &format!("mingchu_{name}")));
+    let total =
+        |name: &str| metric(metrics, name).or_else(|| metric(metrics, &format!("mingchu_{name}")));
     let issued = total("store_records_total").unwrap_or(f64::NAN);
-    let missing = (1..=heard.seqs.last().copied().unwrap_or(0)).filter(|s| !heard.seqs.contains(s)).count();
-    println!("\n{minutes} min, seed {seed}, {CAMERAS} cameras, {faults} faults; the first fifth left out");
+    let missing = (1..=heard.seqs.last().copied().unwrap_or(0))
+        .filter(|s| !heard.seqs.contains(s))
+        .count();
+    println!(
+        "\n{minutes} min, seed {seed}, {CAMERAS} cameras, {faults} faults; the first fifth left out"
+    );
     println!("| figure | range | slope |\n| --- | --- | --- |");
-    println!("| memory (RSS), MiB | {} | {} |", span(|s| s.rss_mib), trend(|s| s.rss_mib));
-    println!("| threads | {} | {} |", span(|s| s.threads), trend(|s| s.threads));
-    println!("| file handles | {} | {} |", span(|s| s.handles), trend(|s| s.handles));
-    println!("| CPU, % of one core | {} | {} |", span(|s| s.cpu_percent), trend(|s| s.cpu_percent));
-    println!("| records in the outbox | {} | at the end {} |", span(|s| s.outbox), last.outbox);
+    println!(
+        "| memory (RSS), MiB | {} | {} |",
+        span(|s| s.rss_mib),
+        trend(|s| s.rss_mib)
+    );
+    println!(
+        "| threads | {} | {} |",
+        span(|s| s.threads),
+        trend(|s| s.threads)
+    );
+    println!(
+        "| file handles | {} | {} |",
+        span(|s| s.handles),
+        trend(|s| s.handles)
+    );
+    println!(
+        "| CPU, % of one core | {} | {} |",
+        span(|s| s.cpu_percent),
+        trend(|s| s.cpu_percent)
+    );
+    println!(
+        "| records in the outbox | {} | at the end {} |",
+        span(|s| s.outbox),
+        last.outbox
+    );
     println!(
         "{issued} records committed, {} different ones heard ({missing} missing before the newest), {} heard again, {} messages about findings",
-        heard.seqs.len(), heard.repeated, heard.findings
+        heard.seqs.len(),
+        heard.repeated,
+        heard.findings
     );
 }
 

@@ -50,11 +50,11 @@ pub struct UplinkConfig {
     pub login: Option<(String, Secret)>,
     /// Whose word counts.
     pub ack: AckBy,
-    /// Records in flight at once, past the oldest not acknowledged.
+    /// Records in flight, from the oldest not acknowledged on.
     pub window: u16,
     /// MQTT keep-alive.
     pub keep_alive: Duration,
-    /// No acknowledgement for this long while records are in flight: the connection is dropped.
+    /// The oldest message in flight is not acknowledged for this long: the connection is dropped.
     pub progress_timeout: Duration,
     /// How often telemetry is sent.
     pub telemetry_every: Duration,

@@ -6,9 +6,10 @@
 //! # Constraints
 //! * A record is done only when the broker said success for the very publish that carried it, or the
 //!   centre's receipt names it. Nothing else removes it, whatever the order of events.
-//! * At most `records` of them are on the way, and at most `publishes` QoS 1 publishes of any kind
-//!   lie between the oldest not answered and the newest: packet ids are given in a circle of that
-//!   size, so no id is in use twice.
+//! * At most `records` of them are taken from the oldest that is not answered to the newest, whatever
+//!   was answered in between, and at most `publishes` QoS 1 publishes of any kind lie between the oldest
+//!   not answered and the newest: packet ids are given in a circle of that size, so no id is in use
+//!   twice.
 //! * All publishes go through one FIFO, whatever they carry: what is fed first is sent first.
 //! * Memory is bounded: `loaded` records, and [`AWAITING_RECEIPT`] that wait for the centre.
 //!
@@ -16,8 +17,10 @@
 //! A record is *waiting* → *on the way* (taken by [`Delivery::next`] until the broker answers or the
 //! connection ends) → *done* until the store has removed it; with `ack = "centre"` it *awaits its
 //! receipt* in between, and goes back to waiting when none comes within [`RECEIPT_WAIT`], doubled each
-//! time up to [`RECEIPT_WAIT_MAX`]. Class 1 goes first, then 2, then 3, each by number; every eighth is
-//! the oldest of all.
+//! time up to [`RECEIPT_WAIT_MAX`]. Class 1 goes first, then 2, then 3; within a class what is news
+//! (committed after the connection began) before what is late, each by number; every eighth is the oldest
+//! of all. So a newer revision of a finding may go before an older one, as it does after any lost
+//! connection: whoever receives them goes by the revision.
 //!
 //! # Failure
 //! | answer | what happens |
@@ -58,12 +61,14 @@ pub trait Deliverable {
     fn class(&self) -> u8;
     /// What its topic depends on: refusals hold back what shares it.
     fn topic_key(&self) -> &str;
+    /// `newer` may go first: where it replaces this one, this one must not undo what it says.
+    fn note_newer(&mut self, newer: &Self);
 }
 
 /// How much may be under way.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Records on the way at once; at least 1.
+    /// Records from the oldest not answered to the newest taken; at least 1.
     pub records: usize,
     /// QoS 1 publishes from the oldest not answered to the newest; at least 1.
     pub publishes: usize,
@@ -169,12 +174,14 @@ pub struct Delivery<R> {
     /// Publishes allowed on this connection.
     publishes: usize,
     entries: BTreeMap<u64, Entry<R>>,
-    /// Waiting entries by class and number.
-    waiting: BTreeSet<(u8, u64)>,
+    /// Waiting entries by lane and number.
+    waiting: BTreeSet<(u16, u64)>,
     /// Records taken, to find the turn of the oldest.
     taken: u64,
     on_the_way: HashMap<String, usize>,
     on_the_way_total: usize,
+    /// Taken and not yet fed.
+    unfed: usize,
     awaiting: usize,
     holds: HashMap<String, Hold>,
     rewind: bool,
@@ -204,6 +211,7 @@ impl<R: Deliverable> Delivery<R> {
             taken: 0,
             on_the_way: HashMap::new(),
             on_the_way_total: 0,
+            unfed: 0,
             awaiting: 0,
             holds: HashMap::new(),
             rewind: false,
@@ -221,6 +229,8 @@ impl<R: Deliverable> Delivery<R> {
     pub fn connected(&mut self, newest: u64, receive_maximum: u16) {
         self.connection_lost();
         self.old_through = newest;
+        let waiting = self.waiting.iter().map(|(_, seq)| *seq);
+        self.waiting = waiting.map(|seq| (self.lane(seq), seq)).collect();
         self.publishes = self
             .limits
             .publishes
@@ -235,6 +245,7 @@ impl<R: Deliverable> Delivery<R> {
     /// The connection ended: packet ids mean nothing any more, what was on the way waits again.
     pub fn connection_lost(&mut self) {
         self.publishes = 0;
+        self.unfed = 0;
         self.fifo.clear();
         self.slots.clear();
         self.first_slot = 0;
@@ -273,7 +284,11 @@ impl<R: Deliverable> Delivery<R> {
             hold.evicted = true;
             return;
         }
-        self.waiting.insert((record.class(), seq));
+        for (_, older) in &self.waiting {
+            if let Some(older) = self.entries.get_mut(older) {
+                older.record.note_newer(&record);
+            }
+        }
         let entry = Entry {
             record,
             state: State::Waiting,
@@ -281,6 +296,7 @@ impl<R: Deliverable> Delivery<R> {
             refused: 0,
         };
         self.entries.insert(seq, entry);
+        self.waiting.insert((self.lane(seq), seq));
     }
 
     /// True once after records were dropped that can be sent now: read from the beginning.
@@ -302,8 +318,7 @@ impl<R: Deliverable> Delivery<R> {
 
     /// Takes the next record to send, with whether it is a replay. It is on the way from here on.
     pub fn next(&mut self, now: MonoMicros) -> Option<(&R, bool)> {
-        if self.on_the_way_total >= self.limits.records.max(1) || self.awaiting >= AWAITING_RECEIPT
-        {
+        if !self.has_room() {
             return None;
         }
         let free = |seq: &u64| {
@@ -326,6 +341,7 @@ impl<R: Deliverable> Delivery<R> {
         let key = entry.record.topic_key();
         *self.on_the_way.entry(key.to_owned()).or_default() += 1;
         self.on_the_way_total += 1;
+        self.unfed += 1;
         let tried = self.tried_through.get(key).is_some_and(|t| seq <= *t);
         let old = seq <= self.old_through.max(self.resent_through);
         let replayed = old || entry.tries > 1 || tried;
@@ -339,6 +355,9 @@ impl<R: Deliverable> Delivery<R> {
 
     /// A QoS 1 publish was handed to the connection.
     pub fn fed(&mut self, tag: Tag) {
+        if let Tag::Record(_) = tag {
+            self.unfed = self.unfed.saturating_sub(1);
+        }
         let ordinal = self.first_slot + self.slots.len() as u64;
         self.slots.push_back(Slot {
             tag,
@@ -425,6 +444,7 @@ impl<R: Deliverable> Delivery<R> {
 
     /// Takes a record that cannot be sent at all off the way: the caller parks it.
     pub fn give_up(&mut self, seq: u64) {
+        self.unfed = self.unfed.saturating_sub(1);
         self.finish(seq);
     }
 
@@ -521,7 +541,25 @@ impl<R: Deliverable> Delivery<R> {
     /// Whether more records may be on the way: if [`Delivery::next`] gives none all the same, none waits
     /// that could go.
     pub fn has_room(&self) -> bool {
-        self.on_the_way_total < self.limits.records.max(1) && self.awaiting < AWAITING_RECEIPT
+        self.window_used() < self.limits.records.max(1) && self.awaiting < AWAITING_RECEIPT
+    }
+
+    /// What the broker has owed for longest, by the order of feeding; `None` if it owes nothing. As long
+    /// as it stays the same, nothing moves, whatever else is answered.
+    pub fn oldest_owed(&self) -> Option<u64> {
+        self.is_owed().then_some(self.first_slot)
+    }
+
+    /// Records from the oldest not answered to the newest taken.
+    fn window_used(&self) -> usize {
+        let is_record = |slot: &&Slot| matches!(slot.tag, Tag::Record(_));
+        let records = self.slots.iter().filter(is_record);
+        records.skip_while(|slot| slot.answered).count() + self.unfed
+    }
+
+    fn lane(&self, seq: u64) -> u16 {
+        let class = self.entries.get(&seq).map_or(0, |e| e.record.class());
+        2 * u16::from(class) + u16::from(seq <= self.old_through)
     }
 
     /// Whether a record could be taken now, or is on the way.
@@ -569,7 +607,7 @@ impl<R: Deliverable> Delivery<R> {
             return;
         };
         let key = entry.record.topic_key().to_owned();
-        self.waiting.remove(&(entry.record.class(), seq));
+        self.waiting.remove(&(self.lane(seq), seq));
         self.leave_the_way(seq);
         self.set(seq, State::Done);
         self.refill(&key);
@@ -594,7 +632,7 @@ impl<R: Deliverable> Delivery<R> {
             return;
         };
         let key = entry.record.topic_key().to_owned();
-        self.waiting.insert((entry.record.class(), seq));
+        self.waiting.insert((self.lane(seq), seq));
         self.trim(&key);
     }
 
@@ -604,8 +642,8 @@ impl<R: Deliverable> Delivery<R> {
         let Some(hold) = self.holds.get_mut(key) else {
             return;
         };
-        let of_key = |(_, seq): &&(u8, u64)| self.entries[seq].record.topic_key() == key;
-        let mut waiting: Vec<(u8, u64)> = self.waiting.iter().filter(of_key).copied().collect();
+        let of_key = |(_, seq): &&(u16, u64)| self.entries[seq].record.topic_key() == key;
+        let mut waiting: Vec<(u16, u64)> = self.waiting.iter().filter(of_key).copied().collect();
         if waiting.len() < 2 {
             return;
         }
@@ -669,6 +707,12 @@ impl<R: Deliverable> Delivery<R> {
             self.awaiting
         );
         assert!(self.on_the_way_total <= self.limits.records.max(1));
+        assert!(self.window_used() <= self.limits.records.max(1));
+        assert!(
+            self.waiting
+                .iter()
+                .all(|(lane, seq)| *lane == self.lane(*seq))
+        );
         assert!(self.slots.len() <= self.publishes.max(self.slots.len().min(1)));
         assert!(self.packet_ids.len() + self.fifo.iter().flatten().count() <= self.slots.len());
         assert!(self.slots.front().is_none_or(|s| !s.answered));

@@ -18,7 +18,10 @@
 //! * A refused `PubAck` does not resolve such a collision: another reason to avoid them.
 //! * An error drops events read before it in the same go: acks and messages among them are saved
 //!   here.
-//! * An acknowledgement nobody asked for ends the connection.
+//! * An acknowledgement nobody asked for ends the connection. One that comes twice, the second time after
+//!   its packet id was given to another publish, counts for that one: the protocol has no defence. With
+//!   the ids in a circle, a second one must come late by as many publishes as may be open.
+//! * A receive maximum of 0 makes it give packet ids beyond its table: such a broker is refused here.
 //! * The table of what is in flight costs 14 MB unless the limit is set.
 //! * A publish over the broker's maximum packet size ends the connection: it is refused here before.
 //! * `set_keep_alive` panics below 5 s. A broker that sets the keep-alive to 0, for none, would be
@@ -172,8 +175,8 @@ pub enum LinkError {
         /// How.
         reason: String,
     },
-    /// Connected, but nothing is acknowledged.
-    #[error("broker {broker} acknowledges nothing for {} s", after.as_secs())]
+    /// Connected, but a message stays unacknowledged.
+    #[error("broker {broker} has left a message without acknowledgement for {} s", after.as_secs())]
     NoProgress {
         /// Host and port.
         broker: String,
@@ -568,6 +571,11 @@ impl Poller {
                     let (broker, reason) = (self.who.broker.clone(), "as asked".to_owned());
                     break LinkError::Ended { broker, reason };
                 }
+                Ok(Event::Incoming(Packet::ConnAck(ack))) if takes_nothing(&ack) => {
+                    let broker = self.who.broker.clone();
+                    let reason = "it takes 0 messages at once".to_owned();
+                    break LinkError::Refused { broker, reason };
+                }
                 Ok(event) => {
                     if !self.pass_on(event).await {
                         return;
@@ -641,14 +649,17 @@ impl Poller {
     }
 }
 
+/// Against the protocol; the library would give packet ids without end, beyond its table.
+fn takes_nothing(ack: &ConnAck) -> bool {
+    let properties = ack.properties.as_ref();
+    properties.and_then(|p| p.receive_max) == Some(0)
+}
+
 fn connected(ack: &ConnAck) -> Connected {
     let properties = ack.properties.as_ref();
     Connected {
         session_present: ack.session_present,
-        receive_maximum: properties
-            .and_then(|p| p.receive_max)
-            .unwrap_or(u16::MAX)
-            .max(1),
+        receive_maximum: properties.and_then(|p| p.receive_max).unwrap_or(u16::MAX),
         max_packet_bytes: properties.and_then(|p| p.max_packet_size),
     }
 }

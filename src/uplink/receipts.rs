@@ -117,6 +117,8 @@ mod tests {
         fn topic_key(&self) -> &'static str {
             "finding/x"
         }
+
+        fn note_newer(&mut self, _newer: &Self) {}
     }
 
     /// Records 1 to 4, all taken by the broker.

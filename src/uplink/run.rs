@@ -7,14 +7,15 @@
 //! One connection after the other, each with a fresh client, no session, a last will on `status` and
 //! an epoch higher than any before. After the welcome: subscribe to receipts if the centre
 //! acknowledges; `status`, every `camera/…/status` and `active/…` of what is open, all retained; then
-//! records, by class and `seq`, see `delivery.rs`. Before a record goes the `active/{finding}` that it changes
-//! (empty when it closes), so that the record's acknowledgement covers it; a record that is not the
-//! newest of its finding leaves `active` alone, for the newest has been told already. Pictures go while
-//! no record waits (`evidence.rs`).
+//! records, by class, news before what is late, see `delivery.rs`. Before a record goes the
+//! `active/{finding}` that it changes (empty when it closes), so that the record's acknowledgement covers
+//! it; a record that is not the newest of its finding leaves `active` alone, for the newest has been told
+//! already or will be. Pictures go while no record waits (`evidence.rs`).
 //!
 //! # Failure
-//! Whatever ends a connection, the next is tried after 1 s to 60 s. Without any answer for
-//! `progress_timeout` while something is owed, the connection is dropped. Records that do not fit the
+//! Whatever ends a connection, the next is tried after 1 s to 60 s. When the oldest message that the
+//! broker owes an answer to stays without one for `progress_timeout`, whatever else it answers, the
+//! connection is dropped. Records that do not fit the
 //! broker's maximum packet size are parked; a finding is reduced first (evidence, then objects, zone and
 //! models, then scores are left out, and it says so). A store that cannot take acknowledgements is asked again
 //! every second; meanwhile they are remembered.
@@ -41,7 +42,9 @@ use super::payload::{
 };
 use super::receipts::{ReceiptOrder, ReceiptOrders};
 use super::record::RecordBody;
-use super::store::{Batch, Cursor, LedgerEntry, Record, Resent, StoreError, StoreHandle};
+use super::store::{
+    Batch, Cursor, LedgerEntry, Record, Resent, StoreError, StoreHandle, TOO_LARGE,
+};
 use super::topics::Topics;
 use crate::base::backoff::Backoff;
 use crate::base::heartbeat::{Heartbeat, Heartbeats};
@@ -70,6 +73,9 @@ const GOODBYE: Duration = Duration::from_secs(1);
 const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// Refusals (not "nobody subscribes") after which a record is parked.
 const REFUSALS: u32 = 5;
+/// The outbox is read when there is room for so many records: each read brings some of the oldest of all,
+/// whatever its class, see [`StoreHandle::read`].
+const READ_AT_LEAST: usize = 8;
 /// Publishes for status, cameras and open findings, beside two for each record on the way.
 const SPARE_PUBLISHES: usize = 32;
 /// A receipt with many exceptions.
@@ -154,6 +160,13 @@ impl Deliverable for Record {
 
     fn topic_key(&self) -> &str {
         &self.topic_tail
+    }
+
+    fn note_newer(&mut self, newer: &Self) {
+        let revision = |record: &Self| record.body.finding().map(|f| (f.finding, f.revision));
+        if let (Some((mine, old)), Some((other, new))) = (revision(self), revision(newer)) {
+            self.latest &= mine != other || new < old;
+        }
     }
 }
 
@@ -340,7 +353,9 @@ impl Uplink {
             return Err(lost(&link, "the subscription to receipts was not taken"));
         }
         let newest = self.store.last_seq();
-        delivery.connected(*newest.borrow(), welcome.receive_maximum);
+        let committed = *newest.borrow();
+        delivery.connected(committed, welcome.receive_maximum);
+        let cursor = Cursor::live_after(committed);
         self.metrics.counter(Metric::UplinkConnections, &[]).add(1);
         self.note_health(|health| {
             health.connected = true;
@@ -361,9 +376,24 @@ impl Uplink {
         let mut state = self.state.clone();
         state.mark_unchanged();
         let store = self.store.clone();
+        let takes_more = books.takes_more(max_packet_bytes);
+        let opening = async move {
+            if takes_more {
+                match store.unpark_too_large().await {
+                    Ok(0) => {}
+                    Ok(records) => {
+                        tracing::info!(records, "records that were too large are tried again");
+                    }
+                    Err(e) => {
+                        tracing::warn!(err = %e.chain(), "records that were too large stay put aside");
+                    }
+                }
+            }
+            store.read_open_findings().await
+        };
         let mut session = Session {
             epoch: *epoch,
-            opening: Some(async move { store.read_open_findings().await }.boxed()),
+            opening: Some(opening.boxed()),
             topics,
             delivery,
             books,
@@ -374,7 +404,8 @@ impl Uplink {
             resent: self.store.resent(),
             state,
             state_ended: false,
-            cursor: Cursor::default(),
+            begin: cursor,
+            cursor,
             exhausted: false,
             reading: None,
             read_at: now,
@@ -387,6 +418,7 @@ impl Uplink {
             pending: VecDeque::new(),
             telemetry_at: now,
             progress_at: now,
+            oldest_owed: None,
             refused: BTreeMap::new(),
             receipt_problem: None,
             problems: Vec::new(),
@@ -430,6 +462,8 @@ struct Books {
     store: StoreHandle,
     done: Vec<u64>,
     parks: VecDeque<(u64, String)>,
+    /// The largest maximum packet size for which a record was put aside as too large.
+    too_large_for: Option<u32>,
     job: Option<BoxFuture<'static, Job>>,
 }
 
@@ -445,8 +479,20 @@ impl Books {
             store,
             done: Vec::new(),
             parks: VecDeque::new(),
+            too_large_for: None,
             job: None,
         }
+    }
+
+    /// Whether records were put aside that a broker with this maximum packet size may take. Asked once for
+    /// each connection; while the store does not yet know of them all, the next is to ask again.
+    fn takes_more(&mut self, max_packet_bytes: Option<u32>) -> bool {
+        let limit = self.too_large_for;
+        let more = limit.is_some_and(|limit| max_packet_bytes.is_none_or(|max| max > limit));
+        if more && self.parks.is_empty() && self.job.is_none() {
+            self.too_large_for = None;
+        }
+        more
     }
 
     fn is_settled(&self) -> bool {
@@ -550,6 +596,8 @@ struct Session<'a> {
     state: watch::Receiver<SiteState>,
     /// Nobody will change the state any more.
     state_ended: bool,
+    /// Where reading begins.
+    begin: Cursor,
     cursor: Cursor,
     /// The last read found no more, or the one under way is to find it all; wait for a commit.
     exhausted: bool,
@@ -569,7 +617,9 @@ struct Session<'a> {
     /// The record whose `active` goes before it, and what the link had no room for.
     pending: VecDeque<(Tag, Outbound)>,
     telemetry_at: MonoMicros,
+    /// When the oldest message owed an answer became that.
     progress_at: MonoMicros,
+    oldest_owed: Option<u64>,
     /// Refused publishes that are not records: which, and the newest reason.
     refused: BTreeMap<&'static str, u8>,
     receipt_problem: Option<Texts>,
@@ -651,7 +701,6 @@ impl Session<'_> {
 
     fn on_ack(&mut self, packet_id: u16, reason: u8) {
         let now = self.up.clock.mono();
-        self.progress_at = now;
         match self.delivery.acked(packet_id, reason, now) {
             Verdict::Unknown | Verdict::Awaiting(_) => {}
             Verdict::Other { what, reason } => {
@@ -755,9 +804,8 @@ impl Session<'_> {
         let now = self.up.clock.mono();
         let allowance = self.evidence.as_ref().map(|e| e.allowance());
         let after = self.up.config.progress_timeout + allowance.unwrap_or_default();
-        if !self.delivery.is_owed() {
-            self.progress_at = now;
-        } else if now.since(self.progress_at) > after {
+        self.note_progress(now);
+        if now.since(self.progress_at) > after {
             return Err(LinkError::NoProgress {
                 broker: self.link.broker().to_owned(),
                 after,
@@ -789,6 +837,14 @@ impl Session<'_> {
             self.send_telemetry();
         }
         Ok(())
+    }
+
+    fn note_progress(&mut self, now: MonoMicros) {
+        let oldest = self.delivery.oldest_owed();
+        if oldest.is_none() || oldest != self.oldest_owed {
+            self.oldest_owed = oldest;
+            self.progress_at = now;
+        }
     }
 
     fn own_problems(&self) -> Vec<Texts> {
@@ -859,13 +915,14 @@ impl Session<'_> {
     fn load(&mut self) {
         // The batch under way brings its own cursor, and would undo the rewind.
         if self.reading.is_none() && self.delivery.take_rewind() {
-            self.cursor = Cursor::default();
+            self.cursor = self.begin;
             self.exhausted = false;
         }
         let limit = self.delivery.wants();
         let now = self.up.clock.mono();
         let idle = self.reading.is_none() && self.opening.is_none();
-        if idle && !self.exhausted && limit > 0 && now >= self.read_at {
+        let enough = limit >= READ_AT_LEAST || (limit > 0 && !self.delivery.has_work());
+        if idle && !self.exhausted && enough && now >= self.read_at {
             let (store, cursor) = (self.up.store.clone(), self.cursor);
             self.exhausted = true;
             self.reading = Some(async move { store.read(cursor, limit).await }.boxed());
@@ -875,9 +932,7 @@ impl Session<'_> {
     /// Feeds the link as long as it may be fed.
     fn pump(&mut self) {
         let now = self.up.clock.mono();
-        if !self.delivery.is_owed() {
-            self.progress_at = now;
-        }
+        self.note_progress(now);
         while self.delivery.room() > 0 {
             let Some((tag, message)) = self.next_publish(now) else {
                 break;
@@ -893,10 +948,11 @@ impl Session<'_> {
                     self.pending.push_front((tag, message));
                     break;
                 }
-                Err(e @ PublishError::TooLarge { .. }) => match tag {
+                Err(e @ PublishError::TooLarge { limit, .. }) => match tag {
                     Tag::Record(seq) => {
                         self.delivery.give_up(seq);
-                        self.park(seq, format!("too large for the broker: {e}"));
+                        self.books.too_large_for = self.books.too_large_for.max(Some(limit));
+                        self.park(seq, format!("{TOO_LARGE}: {e}"));
                     }
                     Tag::Other(what) => {
                         tracing::warn!(what, err = %e, topic = message.topic, "message not sent");
@@ -967,34 +1023,45 @@ impl Session<'_> {
                 retain: false,
                 content_type: record.body.content_type(),
             };
-            let mut body = record.body.clone();
-            let mut sent = message(self.event(&body, seq, record.created, replayed));
-            if let Some(data) = record.body.finding().filter(|_| !self.link.fits(&sent)) {
-                // A finding that says less is better than one that waits for another broker.
-                for reduced in data.reductions() {
-                    body = RecordBody::Finding(Box::new(reduced));
-                    sent = message(self.event(&body, seq, record.created, replayed));
-                    if self.link.fits(&sent) {
-                        let reduced = self.up.metrics.counter(Metric::UplinkReduced, &[]);
-                        reduced.add(1);
-                        tracing::warn!(seq, finding = %data.finding, "finding reduced: the broker takes no larger messages");
-                        break;
-                    }
-                }
-            }
-            let message = sent;
-            let Some(data) = body.finding() else {
-                return Some((Tag::Record(seq), message));
+            let event = |body: &RecordBody| self.event(body, seq, record.created, replayed);
+            let sent = message(event(&record.body));
+            let Some(data) = record.body.finding() else {
+                return Some((Tag::Record(seq), sent));
             };
-            if !(record.latest && self.delivery.first_try(seq))
-                && data.phase != FindingPhase::Closed
-            {
-                return Some((Tag::Record(seq), message));
+            let whole = sent.payload.len();
+            let sent = self.reduced_to_fit(data, sent, |body| message(event(body)));
+            if sent.payload.len() < whole && self.link.fits(&sent) {
+                self.up.metrics.counter(Metric::UplinkReduced, &[]).add(1);
+                tracing::warn!(seq, finding = %data.finding, "finding reduced: the broker takes no larger messages");
             }
-            self.pending.push_back((Tag::Record(seq), message));
+            // Sent once more it says nothing new, but that it is closed may have been lost.
+            let tells = self.delivery.first_try(seq) || data.phase == FindingPhase::Closed;
+            if !(record.latest && tells) {
+                return Some((Tag::Record(seq), sent));
+            }
+            self.pending.push_back((Tag::Record(seq), sent));
             let active = self.active(data, seq, record.created, replayed);
             return Some((Tag::Other("active"), active));
         }
+    }
+
+    /// `whole`, or what `message` makes of a finding that says less: better than one that waits for another
+    /// broker. The shortest, if none fits.
+    fn reduced_to_fit(
+        &self,
+        data: &FindingData,
+        whole: Outbound,
+        message: impl Fn(&RecordBody) -> Outbound,
+    ) -> Outbound {
+        let mut sent = whole;
+        let mut reductions = data.reductions();
+        while !self.link.fits(&sent) {
+            let Some(reduced) = reductions.next() else {
+                break;
+            };
+            sent = message(&RecordBody::Finding(Box::new(reduced)));
+        }
+        sent
     }
 
     fn event(&self, body: &RecordBody, seq: u64, created: UtcMicros, replayed: bool) -> Vec<u8> {
@@ -1010,11 +1077,12 @@ impl Session<'_> {
                 ..retained(topic, Vec::new())
             };
         }
-        let body = RecordBody::Finding(Box::new(data.clone()));
-        Outbound {
+        let message = |body: &RecordBody| Outbound {
             content_type: FINDING_CONTENT_TYPE,
-            ..retained(topic, self.event(&body, seq, created, replayed))
-        }
+            ..retained(topic.clone(), self.event(body, seq, created, replayed))
+        };
+        let whole = message(&RecordBody::Finding(Box::new(data.clone())));
+        self.reduced_to_fit(data, whole, message)
     }
 
     fn camera_status(&mut self, name: Name) -> Outbound {

@@ -219,14 +219,39 @@ pub struct LedgerEntry {
     pub data: FindingData,
 }
 
-/// How far delivery has read, by class. The default is the beginning.
+/// How far delivery has read. The default is the beginning, with every record taken for news.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cursor([i64; 3]);
+pub struct Cursor {
+    /// What has a higher number is news.
+    boundary: i64,
+    /// Of all, by number only.
+    oldest: i64,
+    /// By class, of what is news and of what is late.
+    lanes: [[i64; 2]; 3],
+}
+
+impl Cursor {
+    /// The beginning, where what has a higher number than `seq` is news, and what has not is late.
+    pub fn live_after(seq: u64) -> Self {
+        let boundary = seq as i64;
+        Self {
+            boundary,
+            oldest: 0,
+            lanes: [[boundary, 0]; 3],
+        }
+    }
+}
+
+/// How the reason of a record begins that is parked for its size: a broker that takes more may get it.
+pub const TOO_LARGE: &str = "too large for the broker";
+
+/// Of the room in a read, one part of so many is for the oldest records, whatever their class.
+const OLDEST_PART: usize = 8;
 
 /// What a read found.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// By class, then by `seq`.
+    /// By class, in it news before what is late, then by `seq`.
     pub records: Vec<Record>,
     /// Where to go on.
     pub cursor: Cursor,
@@ -241,7 +266,8 @@ enum Command {
     Acked(Vec<u64>, Reply<()>),
     Park(u64, String, Reply<()>),
     Resend(Again, Reply<Vec<u64>>),
-    Unpark(Reply<u64>),
+    /// Those whose reason begins so.
+    Unpark(&'static str, Reply<u64>),
     NextEpoch(Reply<u64>),
     Read(Cursor, usize, Reply<Batch>),
     OpenFindings(Reply<Vec<LedgerEntry>>),
@@ -369,8 +395,9 @@ impl StoreHandle {
         self.call(Command::NextEpoch).await
     }
 
-    /// Up to `limit` records after `cursor` that are neither acknowledged nor parked, class 1 first
-    /// however new it is. A class with a long backlog leaves an eighth of the room to the next.
+    /// Up to `limit` records after `cursor` that are neither acknowledged nor parked: an eighth of them the
+    /// oldest of all, the others class 1 first, and in a class news before what is late. So a class with a
+    /// long backlog cannot starve the others, nor news the backlog.
     ///
     /// # Errors
     /// The store cannot be read, or is closed.
@@ -396,7 +423,8 @@ impl StoreHandle {
     }
 
     /// Puts the newest revision of findings that the ledger still has into the outbox again, under the
-    /// number it has; which these are, at most 1000. What waits there anyway is among them.
+    /// number it has; which these are, at most 1000. What waits there anyway is among them, and what was
+    /// put aside there waits again.
     ///
     /// # Errors
     /// None of them is in the outbox again.
@@ -414,7 +442,15 @@ impl StoreHandle {
     /// # Errors
     /// They are still parked.
     pub async fn unpark_all(&self) -> Result<u64, StoreError> {
-        self.call(Command::Unpark).await
+        self.call(|reply| Command::Unpark("", reply)).await
+    }
+
+    /// The same for those whose reason begins with `TOO_LARGE`.
+    ///
+    /// # Errors
+    /// They are still parked.
+    pub async fn unpark_too_large(&self) -> Result<u64, StoreError> {
+        self.call(|reply| Command::Unpark(TOO_LARGE, reply)).await
     }
 
     /// What waits, as of the last commit or second. Never blocks.
@@ -642,8 +678,8 @@ impl Store {
                     writes.push(Write::Resend(which));
                     answers.push(Answer::Resent(reply));
                 }
-                Command::Unpark(reply) => {
-                    writes.push(Write::Unpark);
+                Command::Unpark(why, reply) => {
+                    writes.push(Write::Unpark(why));
                     answers.push(Answer::Number(reply));
                 }
                 Command::NextEpoch(reply) => {
@@ -791,48 +827,88 @@ impl Store {
         };
         let mut unreadable = Vec::new();
         let mut left = limit;
-        for (lane, class) in (1..=3).enumerate() {
-            let room = if class < 3 && left > 1 {
-                left - left.div_ceil(8)
-            } else {
-                left
-            };
-            let mut last = cursor.0[lane];
-            let mut found = 0;
-            let mut statement = self.conn.prepare_cached(
-                "SELECT seq, created_utc, payload, revision,
-                   (SELECT revision FROM ledger l WHERE l.finding = o.subject), kind
-                 FROM outbox o WHERE class = ?3 AND parked IS NULL AND seq > ?1
-                 ORDER BY seq LIMIT ?2",
-            )?;
-            let mut rows = statement.query(params![last, room as i64, class])?;
-            while let Some(row) = rows.next()? {
-                last = row.get(0)?;
-                found += 1;
-                let text = row.get_ref(2)?.as_bytes().map_err(rusqlite::Error::from)?;
-                let revision: u32 = row.get(3)?;
-                match body_of(&row.get::<_, String>(5)?, text) {
-                    Ok(body) => batch.records.push(Record {
-                        seq: last as u64,
-                        created: UtcMicros(row.get(1)?),
-                        topic_tail: body.topic_tail(),
-                        body,
-                        latest: row
-                            .get::<_, Option<u32>>(4)?
-                            .is_none_or(|known| known <= revision),
-                    }),
-                    Err(why) => unreadable.push((last as u64, format!("unreadable: {why}"))),
-                }
+        let room = limit / OLDEST_PART;
+        let (last, found) = self.read_lane(None, &cursor, room, &mut batch, &mut unreadable)?;
+        batch.cursor.oldest = last;
+        left -= found;
+        for class in 0..3 {
+            for late in 0..2 {
+                let (lane, from) = (Some((class, late)), batch.cursor);
+                let (last, found) =
+                    self.read_lane(lane, &from, left, &mut batch, &mut unreadable)?;
+                batch.cursor.lanes[class][late] = last;
+                batch.more |= found == left;
+                left -= found;
             }
-            batch.cursor.0[lane] = last;
-            batch.more |= found == room;
-            left -= found;
         }
+        let boundary = cursor.boundary as u64;
+        let order = |r: &Record| (r.body.class(), r.seq <= boundary, r.seq);
+        batch.records.sort_unstable_by_key(order);
         for (seq, reason) in unreadable {
             tracing::error!(seq, reason, "stored record put aside");
             self.write(&[Write::Park(seq, reason)])?;
         }
         Ok(batch)
+    }
+
+    /// Reads up to `room` records of a lane (class less 1; 0 news, 1 late), or the oldest of all, that no
+    /// read since the beginning has found. The number of the last, and how many there were.
+    fn read_lane(
+        &self,
+        lane: Option<(usize, usize)>,
+        from: &Cursor,
+        room: usize,
+        batch: &mut Batch,
+        unreadable: &mut Vec<(u64, String)>,
+    ) -> Result<(i64, usize), StoreError> {
+        let (after, through) = match lane {
+            Some((class, 0)) => (from.lanes[class][0], i64::MAX),
+            Some((class, late)) => (from.lanes[class][late], from.boundary),
+            None => (from.oldest, i64::MAX),
+        };
+        let (mut last, mut found) = (after, 0);
+        if room == 0 || through <= after {
+            return Ok((last, found));
+        }
+        let columns = "SELECT seq, created_utc, payload, revision,
+             (SELECT revision FROM ledger l WHERE l.finding = o.subject), kind
+           FROM outbox o WHERE parked IS NULL AND seq <= ?1";
+        let [[n1, l1], [n2, l2], [n3, l3]] = from.lanes;
+        let (mut statement, mut rows);
+        if let Some((class, _)) = lane {
+            let sql = format!("{columns} AND seq > ?2 AND class = ?3 ORDER BY seq LIMIT ?4");
+            statement = self.conn.prepare_cached(&sql)?;
+            let after = after.max(from.oldest);
+            rows = statement.query(params![through, after, class as i64 + 1, room as i64])?;
+        } else {
+            let sql = format!(
+                "{columns} AND seq > ?2 AND seq > CASE class
+                   WHEN 1 THEN iif(seq > ?3, ?4, ?5) WHEN 2 THEN iif(seq > ?3, ?6, ?7)
+                   ELSE iif(seq > ?3, ?8, ?9) END ORDER BY seq LIMIT ?10"
+            );
+            statement = self.conn.prepare_cached(&sql)?;
+            let (edge, room) = (from.boundary, room as i64);
+            rows = statement.query(params![through, after, edge, n1, l1, n2, l2, n3, l3, room])?;
+        }
+        while let Some(row) = rows.next()? {
+            last = row.get(0)?;
+            found += 1;
+            let text = row.get_ref(2)?.as_bytes().map_err(rusqlite::Error::from)?;
+            let revision: u32 = row.get(3)?;
+            match body_of(&row.get::<_, String>(5)?, text) {
+                Ok(body) => batch.records.push(Record {
+                    seq: last as u64,
+                    created: UtcMicros(row.get(1)?),
+                    topic_tail: body.topic_tail(),
+                    body,
+                    latest: row
+                        .get::<_, Option<u32>>(4)?
+                        .is_none_or(|known| known <= revision),
+                }),
+                Err(why) => unreadable.push((last as u64, format!("unreadable: {why}"))),
+            }
+        }
+        Ok((last, found))
     }
 
     fn shelf(&self, shelf: Shelf) -> Result<Vec<(String, String)>, StoreError> {
@@ -937,7 +1013,7 @@ enum Write {
     Acked(Vec<u64>),
     Park(u64, String),
     Resend(Again),
-    Unpark,
+    Unpark(&'static str),
     NextEpoch,
 }
 
@@ -998,11 +1074,13 @@ fn apply(
                 Ok(Vec::new())
             }
             Write::Resend(which) => Ok(resend(&tx, &mut totals, *which)?),
-            Write::Unpark => {
-                let sql = "SELECT coalesce(sum(bytes), 0) FROM outbox WHERE parked IS NOT NULL";
-                totals.bytes += tx.query_row(sql, [], |row| row.get::<_, i64>(0))?;
-                let sql = "UPDATE outbox SET parked = NULL WHERE parked IS NOT NULL";
-                let n = tx.execute(sql, [])? as i64;
+            Write::Unpark(why) => {
+                // `substr` of null is null, which is not equal to anything.
+                let parked = "substr(parked, 1, length(?1)) = ?1";
+                let sql = format!("SELECT coalesce(sum(bytes), 0) FROM outbox WHERE {parked}");
+                totals.bytes += tx.query_row(&sql, [why], |row| row.get::<_, i64>(0))?;
+                let sql = format!("UPDATE outbox SET parked = NULL WHERE {parked}");
+                let n = tx.execute(&sql, [why])? as i64;
                 totals.records += n;
                 totals.parked -= n;
                 Ok(vec![n as u64])
@@ -1044,10 +1122,20 @@ fn resend(tx: &Transaction<'_>, totals: &mut Totals, which: Again) -> rusqlite::
             continue;
         };
         seqs.push(seq as u64);
-        let known = tx
-            .prepare_cached("SELECT 1 FROM outbox WHERE seq = ?1")?
-            .exists([seq])?;
-        if !known {
+        let parked = tx
+            .prepare_cached("SELECT parked IS NOT NULL, bytes FROM outbox WHERE seq = ?1")?
+            .query_row([seq], |row| {
+                Ok((row.get::<_, bool>(0)?, row.get::<_, i64>(1)?))
+            })
+            .optional()?;
+        if let Some((true, bytes)) = parked {
+            // Whoever asks for it has put right what stood in its way, or wants to try.
+            tx.prepare_cached("UPDATE outbox SET parked = NULL WHERE seq = ?1")?
+                .execute([seq])?;
+            totals.records += 1;
+            totals.bytes += bytes;
+            totals.parked -= 1;
+        } else if parked.is_none() {
             let body = RecordBody::Finding(Box::new(data));
             totals.bytes += insert(tx, seq, created, None, &body)?;
             totals.records += 1;

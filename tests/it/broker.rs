@@ -8,7 +8,7 @@ use crate::support::{
 };
 
 /// A clip in a loop whose face, while there, gives a revision a second.
-fn busy_site(broker: &str) -> SiteDir {
+pub fn busy_site(broker: &str) -> SiteDir {
     let url = format!("file:{}", demo_clip("kitchen.mp4").display());
     SiteDir::new(
         broker,
@@ -17,7 +17,7 @@ fn busy_site(broker: &str) -> SiteDir {
 }
 
 /// Number of the record that a log line says was stored.
-fn seq_in(line: &str) -> Option<u64> {
+pub fn seq_in(line: &str) -> Option<u64> {
     let rest = &line[line.find(" seq=")? + 5..];
     rest.split_whitespace().next()?.parse().ok()
 }

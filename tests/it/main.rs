@@ -17,6 +17,7 @@ mod commands;
 mod evidence;
 mod faults;
 mod health;
+mod hostile_broker;
 mod hostile_camera;
 mod models;
 mod pipeline;

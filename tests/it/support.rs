@@ -229,25 +229,32 @@ impl Camera {
     }
 }
 
-/// mosquitto, with no memory of its own: what it has not acknowledged is gone when it is killed.
+/// mosquitto, on a free port.
 pub struct Mosquitto {
     pub process: Process,
     pub port: u16,
+    has_memory: bool,
     dir: TempDir,
     login: Option<(String, String)>,
 }
 
 impl Mosquitto {
+    /// With no memory of its own: what it has not delivered is gone when it is killed.
     pub fn start() -> Self {
-        Self::for_login(None)
+        Self::begin(false, None)
+    }
+
+    /// With a memory on the disk, as old as its last save: some of it is over when it is killed.
+    pub fn with_memory() -> Self {
+        Self::begin(true, None)
     }
 
     /// Lets in who knows the name and the password, and nobody else.
     pub fn with_login(name: &str, password: &str) -> Self {
-        Self::for_login(Some((name.to_owned(), password.to_owned())))
+        Self::begin(false, Some((name.to_owned(), password.to_owned())))
     }
 
-    fn for_login(login: Option<(String, String)>) -> Self {
+    fn begin(has_memory: bool, login: Option<(String, String)>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         if let Some((name, password)) = &login {
             let file = dir.path().join("passwords");
@@ -259,10 +266,11 @@ impl Mosquitto {
         // Another program may take the port first: then mosquitto ends and another one is tried.
         for _ in 0..10 {
             let port = free_port();
-            if let Some(process) = Self::serve(&dir, port) {
+            if let Some(process) = Self::serve(&dir, port, has_memory) {
                 return Self {
                     process,
                     port,
+                    has_memory,
                     dir,
                     login,
                 };
@@ -271,7 +279,7 @@ impl Mosquitto {
         panic!("mosquitto found no free port");
     }
 
-    fn serve(dir: &TempDir, port: u16) -> Option<Process> {
+    fn serve(dir: &TempDir, port: u16, has_memory: bool) -> Option<Process> {
         let config = dir.path().join("mosquitto.conf");
         let passwords = dir.path().join("passwords");
         let who = if passwords.exists() {
@@ -279,8 +287,18 @@ impl Mosquitto {
         } else {
             "allow_anonymous true".to_owned()
         };
-        // As root it would read its files as another user, who may not see this folder.
-        let text = format!("listener {port} 127.0.0.1\n{who}\npersistence false\nuser root\n");
+        let memory = if has_memory {
+            // It saves after so many changes.
+            let dir = dir.path().display();
+            format!(
+                "persistence true\npersistence_location {dir}/\n\
+                 autosave_on_changes true\nautosave_interval 20"
+            )
+        } else {
+            "persistence false".to_owned()
+        };
+        // As root it would use its files as another user, who may not see this folder.
+        let text = format!("listener {port} 127.0.0.1\n{who}\n{memory}\nuser root\n");
         std::fs::write(&config, text).unwrap();
         let program = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"]
             .into_iter()
@@ -302,9 +320,10 @@ impl Mosquitto {
         self.process.kill();
     }
 
-    /// Again on the same port, remembering nothing.
+    /// Again on the same port.
     pub fn restart(&mut self) {
-        self.process = Self::serve(&self.dir, self.port).expect("the port is still ours");
+        let again = Self::serve(&self.dir, self.port, self.has_memory);
+        self.process = again.expect("the port is still ours");
     }
 
     pub fn url(&self) -> String {

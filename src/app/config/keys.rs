@@ -225,7 +225,7 @@ pub const KEYS: &[Key] = &[
         "whole number, 1 to 1000",
         "32",
         Value("32"),
-        "Records in flight at once.",
+        "Records in flight, from the oldest not acknowledged on.",
     ),
     key(
         "uplink",
@@ -241,7 +241,7 @@ pub const KEYS: &[Key] = &[
         "whole number, 2 to 600",
         "20",
         Value("20"),
-        "No acknowledgement for so many seconds while records are in flight: connect again.",
+        "The oldest message in flight is not acknowledged for so many seconds: connect again.",
     ),
     key(
         "uplink",

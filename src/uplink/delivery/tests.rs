@@ -15,6 +15,7 @@ struct Rec {
     seq: u64,
     class: u8,
     topic: &'static str,
+    told_of: u64,
 }
 
 impl Deliverable for Rec {
@@ -29,6 +30,11 @@ impl Deliverable for Rec {
     fn topic_key(&self) -> &str {
         self.topic
     }
+
+    fn note_newer(&mut self, newer: &Self) {
+        // Whatever goes first, all that waits is told.
+        self.told_of = self.told_of.max(newer.seq);
+    }
 }
 
 fn rec(seq: u64) -> Rec {
@@ -36,6 +42,7 @@ fn rec(seq: u64) -> Rec {
         seq,
         class: 2,
         topic: "a",
+        told_of: 0,
     }
 }
 
@@ -69,31 +76,105 @@ fn no_more_than_the_window_is_on_the_way_and_an_acknowledgement_makes_room() {
     let sent = [1, 2, 3].map(|id| send(&mut delivery, id, secs(0)).unwrap().0);
     assert_eq!(sent, [1, 2, 3]);
     assert_eq!(delivery.next(secs(0)), None);
-    assert_eq!(delivery.acked(2, 0, secs(0)), Verdict::Delivered(2));
+    assert_eq!(delivery.acked(1, 0, secs(0)), Verdict::Delivered(1));
     assert_eq!(send(&mut delivery, 4, secs(0)).unwrap().0, 4);
     assert_eq!(delivery.next(secs(0)), None);
 }
 
 #[test]
+fn a_record_that_is_not_answered_holds_the_window_back_however_many_after_it_are() {
+    let mut delivery = machine(8, AckBy::Broker);
+    for id in 1..=3 {
+        send(&mut delivery, id, secs(0)).unwrap();
+    }
+    for id in [2, 3] {
+        delivery.acked(id, 0, secs(0));
+        // One record is on the way, and the window ends three from there.
+        assert_eq!(delivery.next(secs(0)), None);
+        assert!(!delivery.has_room());
+    }
+    assert_eq!(delivery.oldest_owed(), Some(0));
+    delivery.acked(1, 0, secs(0));
+    assert_eq!(delivery.oldest_owed(), None);
+    let sent = [4, 5, 6].map(|id| send(&mut delivery, id, secs(0)).unwrap().0);
+    assert_eq!(sent, [4, 5, 6]);
+    assert_eq!(delivery.next(secs(0)), None);
+}
+
+#[test]
 fn a_publish_that_is_not_answered_holds_back_packet_ids_however_many_came_after_it() {
+    let mut delivery = machine(6, AckBy::Broker);
+    delivery.fed(Tag::Other("status"));
+    delivery.sent(1).unwrap();
+    for id in 2..=6 {
+        send(&mut delivery, id, secs(0)).unwrap();
+        delivery.acked(id, 0, secs(0));
+    }
+    // No record is on the way, but the oldest packet id is still in use.
+    assert_eq!((delivery.room(), delivery.oldest_owed()), (0, Some(0)));
+    delivery.acked(1, 0, secs(0));
+    assert_eq!((delivery.room(), delivery.oldest_owed()), (6, None));
+}
+
+#[test]
+fn what_is_owed_for_longest_stays_the_same_until_it_is_answered() {
+    let mut delivery = machine(3, AckBy::Broker);
+    assert_eq!(delivery.oldest_owed(), None);
+    for id in 1..=3 {
+        send(&mut delivery, id, secs(0)).unwrap();
+    }
+    for (id, oldest) in [(3, 0), (1, 1)] {
+        delivery.acked(id, 0x10, secs(0));
+        assert_eq!(delivery.oldest_owed(), Some(oldest));
+    }
+}
+
+#[test]
+fn in_a_class_news_go_before_what_is_late_and_what_is_late_is_not_starved() {
     let limits = Limits {
-        records: 2,
-        publishes: 4,
+        records: 40,
+        publishes: 40,
+        loaded: 40,
         ..LIMITS
     };
     let mut delivery = Delivery::new(limits, AckBy::Broker);
-    delivery.connected(0, u16::MAX);
-    (1..=6).for_each(|seq| delivery.offer(rec(seq)));
-    for id in 1..=4 {
-        send(&mut delivery, id, secs(0)).unwrap();
-        if id > 1 {
-            delivery.acked(id, 0, secs(0));
-        }
+    (1..=10).for_each(|seq| delivery.offer(rec(seq)));
+    delivery.offer(Rec {
+        class: 1,
+        ..rec(11)
+    });
+    delivery.connected(11, u16::MAX);
+    for seq in 12..=30 {
+        let class = if seq == 30 { 1 } else { 2 };
+        delivery.offer(Rec { class, ..rec(seq) });
     }
-    // One record is on the way, but the oldest packet id is still in use.
-    assert_eq!(delivery.room(), 0);
-    delivery.acked(1, 0, secs(0));
-    assert_eq!(delivery.room(), 4);
+    let sent: Vec<u64> = (1..=14)
+        .map(|id| send(&mut delivery, id, secs(0)).unwrap().0)
+        .collect();
+    assert_eq!(
+        sent,
+        [30, 11, 12, 13, 14, 15, 16, 1, 17, 18, 19, 20, 21, 22]
+    );
+    // A new connection: what was news is late now.
+    delivery.connection_lost();
+    delivery.connected(30, u16::MAX);
+    assert_eq!(send(&mut delivery, 1, secs(0)), Some((11, true)));
+}
+
+#[test]
+fn what_waits_is_told_of_what_comes_after_it() {
+    let mut delivery = machine(2, AckBy::Broker);
+    delivery.offer(Rec { class: 1, ..rec(3) });
+    let told: Vec<u64> = (1..=3)
+        .map(|id| {
+            let (record, _) = delivery.next(secs(0)).unwrap();
+            let (seq, told_of) = (record.seq, record.told_of);
+            delivery.fed(Tag::Record(seq));
+            delivery.sent(id).unwrap();
+            told_of
+        })
+        .collect();
+    assert_eq!(told, [0, 3, 3]);
 }
 
 #[test]
@@ -163,7 +244,7 @@ fn what_was_on_the_way_is_sent_again_as_a_replay_after_the_connection_is_lost() 
     assert_eq!(delivery.acked(1, 0, secs(0)), Verdict::Unknown);
     delivery.connected(3, u16::MAX);
     let sent = [1, 2, 3].map(|id| send(&mut delivery, id, secs(0)).unwrap());
-    assert_eq!(sent, [(1, true), (3, true), (4, false)]);
+    assert_eq!(sent, [(4, false), (1, true), (3, true)]);
     assert!(!delivery.first_try(1) && delivery.first_try(4));
 }
 
@@ -231,6 +312,7 @@ fn a_topic_nobody_subscribes_to_is_tried_by_one_record_after_a_growing_wait() {
         topic: "b",
         ..rec(4)
     });
+    delivery.connected(4, u16::MAX);
     for id in 1..=3 {
         send(&mut delivery, id, secs(0)).unwrap();
     }
@@ -525,7 +607,7 @@ impl World {
             "two of a held topic"
         );
         // The machine holds only what the store still has, so nothing is sent twice without need.
-        assert_eq!(self.stored.get(&record.seq), Some(&record));
+        assert!(self.stored.contains_key(&record.seq));
         assert!(
             !self.to_remove.contains(&record.seq),
             "{} is done",
@@ -645,9 +727,9 @@ impl World {
                 self.newest += 1;
                 let topic = TOPICS[usize::from(topic)];
                 let record = Rec {
-                    seq: self.newest,
                     class,
                     topic,
+                    ..rec(self.newest)
                 };
                 self.stored.insert(self.newest, record);
             }
@@ -785,22 +867,27 @@ proptest! {
         steps in prop::collection::vec(step(), 1..200),
     ) {
         let mut world = World::new(AckBy::Broker);
-        let mut last = 0;
+        // Of what is late, and of news.
+        let (mut last, mut boundary) = ([0; 2], 0);
         for step in steps {
             match step {
                 Step::Feed if world.delivery.room() > 0 => {
                     let before = world.queue.len();
                     world.apply(Step::Feed);
                     if let Some(Some(seq)) = world.queue.get(before) {
-                        prop_assert!(*seq > last, "{seq} after {last}");
-                        last = *seq;
+                        let last = &mut last[usize::from(*seq > boundary)];
+                        prop_assert!(*seq > *last, "{seq} after {last}");
+                        *last = *seq;
                     }
                 }
                 Step::Commit { .. } => world.apply(Step::Commit { class: 2, topic: true }),
                 Step::Answer { which, .. } => world.apply(Step::Answer { which, reason: 0 }),
                 Step::Lose | Step::Connect { .. } => {
                     // The oldest record the broker has not answered for goes first.
-                    last = 0;
+                    last = [0; 2];
+                    if let Step::Connect { .. } = step {
+                        boundary = world.newest;
+                    }
                     world.apply(step);
                 }
                 // A round would take more than one step.

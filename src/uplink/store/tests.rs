@@ -230,6 +230,93 @@ fn a_read_goes_on_where_the_last_one_ended_with_class_1_first() {
 }
 
 #[test]
+fn news_are_read_before_what_is_late_in_their_class_and_an_eighth_is_the_oldest() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    for n in 1..=40 {
+        let data = match n {
+            1..=10 => FindingData {
+                class: 3,
+                ..finding(n, 1, FIRST)
+            },
+            11..=30 => urgent(n),
+            _ => finding(n, 1, FIRST),
+        };
+        store.commit_finding(data).unwrap();
+    }
+    // The connection began after record 25: five of class 1 are news, and all of class 2.
+    let mut cursor = Cursor::live_after(25);
+    let mut read = Vec::new();
+    for expected in [
+        vec![26, 27, 28, 29, 30, 11, 12, 13, 14, 15, 16, 17, 18, 19, 1, 2],
+        vec![20, 21, 22, 23, 24, 25, 31, 32, 33, 34, 35, 36, 37, 38, 3, 4],
+        vec![39, 40, 5, 6, 7, 8, 9, 10],
+    ] {
+        let batch = wait(store.read(cursor, 16)).unwrap();
+        let seqs: Vec<u64> = batch.records.iter().map(|r| r.seq).collect();
+        assert_eq!(seqs, expected);
+        cursor = batch.cursor;
+        read.extend(seqs);
+    }
+    read.sort_unstable();
+    assert_eq!(read, (1..=40).collect::<Vec<_>>(), "each once");
+}
+
+#[test]
+fn commits_that_wait_together_share_one_transaction() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    // Another program has the file for a moment, so that all that is asked meanwhile waits.
+    let other = bench.sql();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let before = transactions(&bench.path());
+    let commits = (1..=40).map(|n| {
+        let data = Box::new(finding(n, 1, FIRST));
+        store.commit_soon(vec![Change::Record(RecordBody::Finding(data))])
+    });
+    let release = async {
+        tokio::task::yield_now().await;
+        other.execute_batch("ROLLBACK").unwrap();
+    };
+    let (seqs, ()) = wait(async { tokio::join!(futures::future::join_all(commits), release) });
+    let mut seqs: Vec<u64> = seqs.into_iter().flat_map(Result::unwrap).collect();
+    seqs.sort_unstable();
+    assert_eq!(seqs, (1..=40).collect::<Vec<_>>());
+    // The thread may have taken the first few before it found the file locked.
+    let shared = transactions(&bench.path()) - before;
+    assert!(
+        (1..=4).contains(&shared),
+        "{shared} transactions for 40 commits"
+    );
+}
+
+/// Transactions in the write-ahead log: the frames that say how large the file is after them.
+fn transactions(path: &Path) -> usize {
+    let log = std::fs::read(beside(path, "-wal")).unwrap();
+    let word = |at: usize| u32::from_be_bytes(log[at..at + 4].try_into().unwrap());
+    let (page_bytes, salt) = (word(8) as usize, word(16));
+    let frames = (32..log.len()).step_by(24 + page_bytes);
+    frames
+        .filter(|&at| word(at + 4) > 0 && word(at + 8) == salt)
+        .count()
+}
+
+#[test]
+fn a_parked_finding_that_is_asked_for_again_waits_again() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    let data = finding(1, 1, FIRST);
+    store.commit_finding(data.clone()).unwrap();
+    let stats = store.stats();
+    wait(store.park(1, "refused".to_owned())).unwrap();
+    assert!(waiting(&store).is_empty());
+    let again = wait(store.resend(Again::Finding(data.finding))).unwrap();
+    assert_eq!(again, [1]);
+    assert_eq!(waiting(&store), [1]);
+    assert_eq!(store.stats(), stats);
+}
+
+#[test]
 fn a_record_knows_whether_a_newer_revision_came_after_it() {
     let mut bench = Bench::new();
     let store = bench.open();
@@ -260,6 +347,28 @@ fn a_parked_record_is_not_read_until_it_is_unparked() {
     assert!(stats.bytes < all.bytes);
     assert_eq!(wait(store.unpark_all()).unwrap(), 1);
     assert_eq!(waiting(&store), [1, 2, 3]);
+    assert_eq!(store.stats(), all);
+}
+
+#[test]
+fn what_was_parked_for_its_size_is_unparked_without_the_others() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    for n in 1..=4 {
+        store.commit_finding(finding(n, 1, FIRST)).unwrap();
+    }
+    let all = store.stats();
+    for (seq, reason) in [
+        (1, format!("{TOO_LARGE}: 9 bytes")),
+        (2, "refused".to_owned()),
+        (3, TOO_LARGE.to_owned()),
+    ] {
+        wait(store.park(seq, reason)).unwrap();
+    }
+    assert_eq!(wait(store.unpark_too_large()).unwrap(), 2);
+    assert_eq!(waiting(&store), [1, 3, 4]);
+    assert_eq!((store.stats().records, store.stats().parked), (3, 1));
+    assert_eq!(wait(store.unpark_all()).unwrap(), 1);
     assert_eq!(store.stats(), all);
 }
 
