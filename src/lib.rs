@@ -14,7 +14,8 @@
 //!
 //! | queue | where | limit | when full | counted |
 //! | --- | --- | --- | --- | --- |
-//! | RTP packets, per camera | the network, and a reorder buffer in `capture/rtsp.rs` | by UDP or a camera's own | pictures up to the next key unit are dropped | `capture_packets_lost_total{camera}` |
+//! | RTP packets, per camera | the network, a reorder buffer and 8 pictures in `capture/rtsp.rs` | by UDP or a camera's own | pictures up to the next key unit are dropped | `capture_packets_lost_total{camera}` |
+//! | what a session holds between two pictures | `capture/rtsp.rs` | 32 MB | the session is cut off | `capture_failures_total{camera,reason}` |
 //! | q1 access units, per camera | [`capture::unit_queue`] | 32 units and 1 s | drops up to the next key unit; the socket is always drained | `capture_units_dropped_total{camera,reason}` |
 //! | q2 frames | [`decode::FrameBoard`] | 1 waiting and 1 in flight per camera | the newest replaces the waiting one; cameras take turns | `frames_replaced_total{camera}` |
 //! | looks within a frame | `detect::Detector` | regions and squares by the models' cards, 24 heads | others come with the next frames, by turns; of heads the likeliest go first | `detect_looks_left_out_total{camera,kind}` |
@@ -36,9 +37,10 @@
 //!
 //! # Threads and tasks
 //!
-//! * one tokio task per camera (capture), one for the uplink, one that keeps the outbox within its
-//!   budget, one that takes commands in and one that does them, one per camera that follows its health,
-//!   one that follows the store's, one that serves the status page;
+//! * one tokio task per camera (capture), with a thread for each RTSP session, which gives no beat: it is
+//!   given up when it is silent; one task for the uplink, one that keeps the outbox within its budget, one
+//!   that takes commands in and one that does them, one per camera that follows its health, one that
+//!   follows the store's, one that serves the status page;
 //! * one OS thread per camera that decodes, N that run the models (cores less one), one for track,
 //!   rules and pictures of findings, one that seals, clips and signs evidence, one that blurs clips the
 //!   centre asks for, one that owns the database;
@@ -65,8 +67,8 @@
 //!    frames and cuts of the rings, [`uplink`] takes `base` only and has payload types of its own.
 //! 3. Nobody imports downstream, and nobody imports [`app`], which composes them all.
 //! 4. [`track`] and [`rules`] are pure: no tokio, no clock, no I/O.
-//! 5. Each foreign engine is named in one file: retina in `capture/rtsp.rs`, ffmpeg-next (and all
-//!    `unsafe`) in `decode/ffmpeg.rs`, ort in `detect/onnx.rs`, rusqlite in `uplink/store.rs`, rumqttc
+//! 5. Each foreign engine is named in one file: retina in `capture/rtsp.rs`, ffmpeg-next in
+//!    `decode/ffmpeg.rs` (with all `unsafe` but that of the allocator in `base/heap.rs`), ort in `detect/onnx.rs`, rusqlite in `uplink/store.rs`, rumqttc
 //!    in `uplink/mqtt.rs`; for the demo rumqttd in `app/demo/broker.rs` and rtsp-types in
 //!    `app/demo/rtsp_server.rs`.
 //!

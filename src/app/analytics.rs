@@ -513,7 +513,9 @@ impl Analytics {
                     }
                 }
                 Err(e) => {
-                    tracing::error!(%finding, revision, err = %e.chain(), "revision not stored");
+                    // The log is the last place that can take it.
+                    let lost = serde_json::to_string(data).unwrap_or_default();
+                    tracing::error!(%finding, revision, err = %e.chain(), data = %lost, "revision not stored");
                     return;
                 }
             }

@@ -150,7 +150,11 @@ fn start_main(
     };
     vec![
         spawn_task(&name, &wiring.faults, capture.run()),
-        tokio::spawn(follow_main(id.clone(), seen, wiring.problems.clone())),
+        spawn_task(
+            &format!("health/{}", main_name(id)),
+            &wiring.faults,
+            follow_main(id.clone(), seen, wiring.problems.clone()),
+        ),
     ]
 }
 
@@ -211,6 +215,7 @@ impl CameraUnit {
         };
         let capture = spawn_task(&format!("capture/{id}"), faults, capture.run());
         let limit = camera.clock_limit.unwrap_or(Duration::MAX);
+        let name = format!("health/{id}");
         let follower = follow(
             id,
             capture_seen,
@@ -224,7 +229,7 @@ impl CameraUnit {
             capture,
             main,
             decoder,
-            follower: tokio::spawn(follower),
+            follower: spawn_task(&name, faults, follower),
         })
     }
 

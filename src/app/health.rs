@@ -86,6 +86,7 @@ fn merged(
         CaptureState::Unauthorised => detail(CameraState::Unauthorised),
         CaptureState::Offline => detail(CameraState::Offline),
         CaptureState::NoVideo => detail(CameraState::NoVideo),
+        CaptureState::Failed => detail(CameraState::Failed),
         CaptureState::Ended => detail(CameraState::Ended),
     }
 }
@@ -207,7 +208,7 @@ pub async fn follow_main(
         let health = capture.borrow_and_update().clone();
         let word = match health.state {
             CaptureState::Unauthorised => Some(words::problem::refuses_login()),
-            CaptureState::Offline => Some(words::problem::is_away()),
+            CaptureState::Offline | CaptureState::Failed => Some(words::problem::is_away()),
             CaptureState::NoVideo => Some(words::problem::has_no_video()),
             CaptureState::Connecting | CaptureState::Online | CaptureState::Ended => None,
         };

@@ -120,7 +120,10 @@ fn opener(options: &ProbeOptions, clock: &SharedClock) -> Result<Arc<dyn SourceO
 fn code_of(e: &CaptureError) -> ExitCode {
     match e {
         CaptureError::Unauthorised { .. } => ExitCode::NoPermission,
-        CaptureError::NoVideo(_) | CaptureError::File { .. } => ExitCode::Data,
+        CaptureError::NoVideo(_) | CaptureError::TooLarge(_) | CaptureError::File { .. } => {
+            ExitCode::Data
+        }
+        CaptureError::Panicked => ExitCode::Internal,
         _ => ExitCode::Unavailable,
     }
 }
@@ -144,7 +147,14 @@ fn remedy(e: &CaptureError) -> &'static str {
             "Check the path of the URL, or switch the stream to H.264 or H.265."
         }
         CaptureError::File { .. } => "Give an MP4, MKV or TS file with an H.264 or H.265 track.",
-        CaptureError::Ended | CaptureError::Protocol(_) => {
+        CaptureError::Busy { .. } => {
+            "Close other viewers of the camera, or wait a minute until it has forgotten an old session."
+        }
+        CaptureError::TooLarge(_) => {
+            "Set a smaller picture size in the camera, or probe the URL of its sub stream."
+        }
+        CaptureError::Panicked => "Please report this with the log and the camera's model.",
+        CaptureError::Ended | CaptureError::Protocol(_) | CaptureError::Flood(_) => {
             "Try another stream path, and update the camera's firmware."
         }
     }

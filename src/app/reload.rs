@@ -319,7 +319,7 @@ impl RunningSite {
     /// told already; the result is for whoever asked.
     ///
     /// # Errors
-    /// See [`ReloadError`].
+    /// Another config is refused, or half of it is in force and the site has to end: `ReloadError`.
     pub async fn reload(&mut self, watch: &mut FileWatch) -> Result<Vec<String>, ReloadError> {
         let path = self.config.file.clone();
         let read = on_thread("config", move || desired::load(&path));

@@ -11,8 +11,12 @@ use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
 use super::reload::{FileWatch, ReloadError};
 use super::site::{Asks, Site};
 use super::watchdog;
-use crate::base::time::SystemClock;
+use crate::base::time::{SharedClock, SystemClock};
+use crate::base::words;
 use crate::uplink::ConfigSource;
+
+/// Name of the problem in the site's last status.
+const FAULT_PROBLEM: &str = "fault";
 
 /// SIGINT, SIGTERM and SIGHUP. For a command at a terminal all three mean the end (at a hang-up the
 /// terminal is gone); for the daemon a hang-up means to read the config again.
@@ -60,8 +64,9 @@ impl Signals {
     }
 }
 
-async fn build(config: SiteConfig) -> Result<Result<Site, Failure>, Failure> {
-    let built = on_thread("build", || Site::build(config, SystemClock::shared()));
+async fn build(config: SiteConfig, clock: &SharedClock) -> Result<Result<Site, Failure>, Failure> {
+    let clock = clock.clone();
+    let built = on_thread("build", || Site::build(config, clock));
     built.await.or_exit(ExitCode::Internal)
 }
 
@@ -85,6 +90,15 @@ fn not_used(failure: &Failure) -> Rejected {
 /// # Errors
 /// [`Failure`] with the exit code: config, models, state directory, or a fault of ours.
 pub async fn run(path: &Path) -> Outcome {
+    run_by(path, SystemClock::shared()).await
+}
+
+/// The same by another clock, which every stage asks on its own thread or task: a test can make a stage
+/// fail there, or hang, and the program needs nothing for it.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_by(path: &Path, clock: SharedClock) -> Outcome {
     let mut file = FileWatch::new(path);
     let (config, mut rejected) = desired::load_first(path).or_exit(ExitCode::Config)?;
     let mut signals = Signals::catch().or_exit(ExitCode::Internal)?;
@@ -92,13 +106,13 @@ pub async fn run(path: &Path) -> Outcome {
     let broker = format!("{}:{}", config.uplink.host, config.uplink.port);
     let (region, id) = (config.identity.region.clone(), config.identity.site.clone());
     let over = config.desired.is_some();
-    let mut built = build(config).await?;
+    let mut built = build(config, &clock).await?;
     if let (Err(failure), true) = (&built, over)
         && failure.code == ExitCode::Config
     {
         // The centre's config must not keep a site from watching.
         rejected = Some(not_used(failure));
-        built = build(config::load(path).or_exit(ExitCode::Config)?).await?;
+        built = build(config::load(path).or_exit(ExitCode::Config)?, &clock).await?;
     }
     let mut site = built?.start()?;
     if let Some(rejected) = rejected {
@@ -136,6 +150,9 @@ pub async fn run(path: &Path) -> Outcome {
     };
     if let Err(failure) = &outcome {
         tracing::error!(err = %failure, "stopping because of a fault");
+        // The last the broker hears of us before the next start.
+        site.problems
+            .set(FAULT_PROBLEM, words::problem::ends_for_fault(failure));
     }
     watchdog::stopping();
     tokio::select! {

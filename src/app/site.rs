@@ -2,7 +2,7 @@
 //!
 //! Stopping tells only the sources; each stage ends when its input closes, in the order
 //! capture → decode → detect → analytics (track, rules, store) → evidence → uplink → store. What can be
-//! begun and ended by itself while the rest goes on is a unit: a camera ([`CameraUnit`]), the workers,
+//! begun and ended by itself while the rest goes on is a unit: a camera (`camera_unit`), the workers,
 //! the uplink. `reload` begins and ends them when the config changes.
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -246,6 +246,7 @@ impl Workers {
         for (n, detector) in detectors.into_iter().enumerate() {
             let name = format!("detect/{n}");
             let worker = DetectWorker {
+                name: name.clone(),
                 board: wiring.board.clone(),
                 models: models.clone(),
                 detector,
@@ -612,6 +613,11 @@ impl Site {
             store: store.clone(),
             clock: wiring.clock.clone(),
         };
+        drop(spawn_task(
+            "store watch",
+            &wiring.faults,
+            watch_store(store.clone(), wiring.faults.clone(), stopping.clone()),
+        ));
         let (page, told, stop) = (config.status.clone(), problems.clone(), stopping.clone());
         drop(spawn_task(
             "status page",
@@ -650,6 +656,18 @@ impl Site {
             blurrer,
             store_thread,
         })
+    }
+}
+
+/// The store's thread has nobody to tell of its own panic; but what it tells others ends with it, and
+/// then nothing is stored any more.
+async fn watch_store(store: StoreHandle, faults: mpsc::Sender<Fault>, stopping: CancellationToken) {
+    let mut lives = store.last_seq();
+    while lives.changed().await.is_ok() {}
+    if !stopping.is_cancelled() {
+        let fault = anyhow::anyhow!("the store ended, or panicked; the lines above say where");
+        // The first fault ends the site.
+        drop(faults.try_send(fault));
     }
 }
 

@@ -32,7 +32,7 @@ macro_rules! metrics {
 metrics! {
     CaptureUnits => "capture_units_total", "Access units received, by camera.";
     CaptureBytes => "capture_bytes_total", "Bytes of access units received, by camera.";
-    CaptureUnitsDropped => "capture_units_dropped_total", "Access units dropped before decoding, by camera and reason (queue_full, too_old, awaiting_key).";
+    CaptureUnitsDropped => "capture_units_dropped_total", "Access units dropped before decoding, by camera and reason (queue_full, too_old, awaiting_key, decoder_failed).";
     CapturePacketsLost => "capture_packets_lost_total", "RTP packets lost on the way, by camera.";
     CaptureSessions => "capture_sessions_total", "Capture sessions begun, by camera.";
     CaptureFailures => "capture_failures_total", "Capture sessions that ended in an error, by camera and reason.";
@@ -41,6 +41,7 @@ metrics! {
     DecodeErrors => "decode_errors_total", "Access units the decoder refused, by camera.";
     DecodeRebuilds => "decode_rebuilds_total", "Decoders rebuilt after errors or a panic, by camera.";
     DecodeBusyMicros => "decode_busy_microseconds_total", "Time spent decoding, by camera.";
+    StageRestarts => "stage_restarts_total", "Parts of the pipeline begun anew after an error or a panic, by stage; the others did not notice.";
     FramesSampled => "frames_sampled_total", "Pictures taken at analyse_fps, by camera.";
     FramesStill => "frames_still_total", "Sampled pictures not analysed because nothing moved, by camera.";
     FramesReplaced => "frames_replaced_total", "Pictures replaced on the frame board by a newer one before a worker took them, by camera.";

@@ -1,13 +1,16 @@
-//! Words and clocks every stage shares: ids, time, geometry, back-off, counters, secrets, heartbeats.
+//! Words and clocks every stage shares: ids, time, geometry, back-off, counters, secrets, heartbeats, restarts,
+//! and how much of the heap a thread holds.
 //!
 //! What must not be here: I/O other than reading a clock or a secret file, and anything that knows
 //! of cameras, models, rules or brokers. `base` imports nothing of ours.
 pub mod backoff;
 pub mod digest;
 pub mod geometry;
+pub mod heap;
 pub mod heartbeat;
 pub mod ids;
 pub mod metrics;
+pub mod restarts;
 pub mod secret;
 pub mod streak;
 pub mod time;

@@ -2,9 +2,11 @@
 //!
 //! Runs on tokio. It never waits for the decoder (a live socket is always drained), backs off
 //! between sessions, and ends only when told to stop or when a file that does not repeat is over.
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -14,16 +16,24 @@ use super::source::{CaptureError, Source, SourceOpener, SourceUnit};
 use super::unit::{AccessUnit, StreamInfo};
 use super::unit_queue::{Offered, UnitSender};
 use crate::base::backoff::Backoff;
+use crate::base::geometry::SizePx;
 use crate::base::heartbeat::Heartbeat;
 use crate::base::ids::{CameraId, CameraIx};
 use crate::base::metrics::{Counter, Metric, Metrics};
-use crate::base::time::{FrameStamp, SharedClock, UtcMicros};
+use crate::base::restarts::{REST, Restarts};
+use crate::base::time::{FrameStamp, MonoMicros, SharedClock, UtcMicros};
 
 /// Wait after a refused login: faster retries lock accounts (seen with Hikvision and Dahua, whose
 /// default is a lock after five to seven failures).
 pub const UNAUTHORISED_WAIT: Duration = Duration::from_secs(300);
-/// First and longest wait after any other failure.
-pub const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// First and longest wait after any other failure. Short, because a camera that is back must be seen
+/// within five seconds; an attempt at one that is away costs a fraction of a millisecond.
+pub const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
+/// Shortest wait before another attempt, however long the last one took.
+const LEAST_WAIT: Duration = Duration::from_millis(500);
+/// Most pixels of a picture. Decoders keep up to 16 pictures, so that one camera of 8K would take a
+/// gigabyte; 12 megapixels, the most that kitchen cameras have, pass.
+pub const MOST_PIXELS: u64 = 16_777_216;
 /// A session that played this long counts as a success: the next wait is short again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 
@@ -40,6 +50,8 @@ pub enum CaptureState {
     Offline,
     /// Reachable, but there is no video we can decode.
     NoVideo,
+    /// Serving it met faults of ours again and again: it rests.
+    Failed,
     /// A file that does not repeat is over.
     Ended,
 }
@@ -104,6 +116,7 @@ struct Progress {
     seq: u64,
     session: u32,
     skew: ClockSkew,
+    sessions: Counter,
     units: Counter,
     bytes: Counter,
     lost: Counter,
@@ -116,6 +129,10 @@ enum SessionEnd {
     Failed(CaptureError),
 }
 
+fn is_too_large(size: SizePx) -> bool {
+    u64::from(size.width_px) * u64::from(size.height_px) > MOST_PIXELS
+}
+
 impl CameraTask {
     /// Longest time between two beats.
     pub const BEAT: Duration = Duration::from_secs(5);
@@ -123,27 +140,25 @@ impl CameraTask {
     /// Runs until stopped or the file is over.
     pub async fn run(self) {
         let labels = [("camera", self.id.as_str())];
-        let sessions = self.metrics.counter(Metric::CaptureSessions, &labels);
         let mut progress = Progress {
             seq: 0,
             session: 0,
             skew: ClockSkew::default(),
+            sessions: self.metrics.counter(Metric::CaptureSessions, &labels),
             units: self.metrics.counter(Metric::CaptureUnits, &labels),
             bytes: self.metrics.counter(Metric::CaptureBytes, &labels),
             lost: self.metrics.counter(Metric::CapturePacketsLost, &labels),
         };
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        let mut restarts = Restarts::default();
+        let mut told = String::new();
         loop {
             let begun = self.clock.mono();
-            let end = match self.while_beating(self.opener.open()).await {
-                None => SessionEnd::Stopped,
-                Some(Err(e)) => SessionEnd::Failed(e),
-                Some(Ok(source)) => {
-                    sessions.add(1);
-                    progress.session = progress.session.wrapping_add(1);
-                    self.play(source, &mut progress).await
-                }
-            };
+            // What a camera sends must not end the process, whatever it finds to break.
+            let end = AssertUnwindSafe(self.session(&mut progress))
+                .catch_unwind()
+                .await
+                .unwrap_or(SessionEnd::Failed(CaptureError::Panicked));
             let error = match end {
                 SessionEnd::Stopped | SessionEnd::DecoderGone => return,
                 SessionEnd::FileOver => {
@@ -152,16 +167,23 @@ impl CameraTask {
                 }
                 SessionEnd::Failed(error) => error,
             };
-            if self.clock.mono().since(begun) > HEALTHY_AFTER {
+            let now = self.clock.mono();
+            if now.since(begun) > HEALTHY_AFTER {
                 backoff.reset();
             }
-            self.note_failure(&error);
+            let rests =
+                matches!(error, CaptureError::Panicked) && self.panicked(&mut restarts, now);
+            self.note_failure(&error, rests);
             let wait = match error {
                 CaptureError::Unauthorised { .. } => UNAUTHORISED_WAIT,
-                _ => backoff.next_wait(),
+                _ if rests => REST,
+                // An attempt that took its time was a wait as well.
+                _ => backoff
+                    .next_wait()
+                    .saturating_sub(now.since(begun))
+                    .max(LEAST_WAIT),
             };
-            let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-            tracing::warn!(camera = %self.id, err = %error, attempt = backoff.attempt(), backoff_ms = wait_ms, "camera lost");
+            self.log_failure(&error, &mut told, backoff.attempt(), wait);
             if self.while_beating(tokio::time::sleep(wait)).await.is_none() {
                 return;
             }
@@ -184,10 +206,23 @@ impl CameraTask {
         }
     }
 
+    async fn session(&self, progress: &mut Progress) -> SessionEnd {
+        match self.while_beating(self.opener.open()).await {
+            None => SessionEnd::Stopped,
+            Some(Err(e)) => SessionEnd::Failed(e),
+            Some(Ok(source)) => {
+                progress.sessions.add(1);
+                progress.session = progress.session.wrapping_add(1);
+                self.play(source, progress).await
+            }
+        }
+    }
+
     async fn play(&self, mut source: Box<dyn Source>, progress: &mut Progress) -> SessionEnd {
         let codec = source.info().codec;
+        let mut info = source.info();
         self.health
-            .send_modify(|h| (h.info, h.session) = (Some(source.info()), progress.session));
+            .send_modify(|h| (h.info, h.session) = (Some(info.clone()), progress.session));
         self.await_key();
         progress.skew.begin();
         let end = loop {
@@ -197,20 +232,21 @@ impl CameraTask {
                 Some(Ok(None)) => break SessionEnd::FileOver,
                 Some(Ok(Some(unit))) => unit,
             };
+            // Some cameras send parameter sets in the stream only, and others while it runs.
+            if unit.is_key || info.size.is_none() {
+                let newest = source.info();
+                if newest != info {
+                    info = newest;
+                    self.health.send_modify(|h| h.info = Some(info.clone()));
+                }
+                if let Some(size) = info.size.filter(|s| is_too_large(*s)) {
+                    break SessionEnd::Failed(CaptureError::TooLarge(size));
+                }
+            }
             self.report(CaptureState::Online, "");
             if let Some(ahead_ms) = progress.skew.take(source.clock_ahead_us()) {
                 self.health
                     .send_modify(|h| h.clock_ahead_ms = Some(ahead_ms));
-            }
-            if self
-                .health
-                .borrow()
-                .info
-                .as_ref()
-                .is_some_and(|i| i.size.is_none())
-            {
-                // Some cameras send parameter sets in the stream only.
-                self.health.send_modify(|h| h.info = Some(source.info()));
             }
             let unit = self.stamped(unit, codec, progress);
             self.ring.push(unit.clone());
@@ -271,14 +307,35 @@ impl CameraTask {
         }
     }
 
-    fn note_failure(&self, error: &CaptureError) {
+    /// Counts it. Whether it was one too many.
+    fn panicked(&self, restarts: &mut Restarts, now: MonoMicros) -> bool {
+        let stage = format!("capture/{}", self.id);
+        self.metrics
+            .counter(Metric::StageRestarts, &[("stage", &stage)])
+            .add(1);
+        restarts.too_many(now)
+    }
+
+    /// Once when it is news, and then ever more seldom: a camera may be away for weeks.
+    fn log_failure(&self, error: &CaptureError, told: &mut String, attempt: u32, wait: Duration) {
+        let (why, wait_ms) = (error.to_string(), wait.as_millis() as u64);
+        if *told != why || attempt.is_power_of_two() {
+            tracing::warn!(camera = %self.id, err = %why, attempt, backoff_ms = wait_ms, "camera lost");
+        } else {
+            tracing::debug!(camera = %self.id, err = %why, attempt, backoff_ms = wait_ms, "camera still lost");
+        }
+        *told = why;
+    }
+
+    fn note_failure(&self, error: &CaptureError, rests: bool) {
         let labels = [("camera", self.id.as_str()), ("reason", error.reason())];
         self.metrics
             .counter(Metric::CaptureFailures, &labels)
             .add(1);
         let state = match error {
             CaptureError::Unauthorised { .. } => CaptureState::Unauthorised,
-            CaptureError::NoVideo(_) => CaptureState::NoVideo,
+            CaptureError::NoVideo(_) | CaptureError::TooLarge(_) => CaptureState::NoVideo,
+            CaptureError::Panicked if rests => CaptureState::Failed,
             _ => CaptureState::Offline,
         };
         self.report(state, &error.to_string());
@@ -299,3 +356,6 @@ impl CameraTask {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,8 +82,12 @@ struct FileSource {
     clock: SharedClock,
 }
 
-/// Reads the clip, again and again if it repeats, with timestamps that run on. A clip that gives no
-/// unit at all ends, repeating or not: it would spin for ever.
+/// Shortest round of a clip that repeats, in 1/90,000 s: one of a single picture is not opened more
+/// often than this, though it says that it lasts no time at all.
+const SHORTEST_ROUND: i64 = 9000;
+
+/// Reads the clip, again and again if it repeats, with timestamps that run on. A round without a
+/// picture that stands alone is the last one: no other would show anything either.
 fn read_clip(
     opener: &dyn OpenContainer,
     path: &Path,
@@ -93,13 +97,13 @@ fn read_clip(
 ) {
     let mut shift = 0;
     loop {
-        let (mut last, mut step, mut units) = (0, 3600, 0u64);
+        let (mut last, mut step, mut any_key) = (0, 3600, false);
         let failed = loop {
             match clip.next_unit() {
                 Ok(Some(mut unit)) => {
                     step = (unit.dts.0 - last).clamp(1, 90_000);
                     last = unit.dts.0;
-                    units += 1;
+                    any_key |= unit.is_key;
                     unit.pts.0 += shift;
                     unit.dts.0 += shift;
                     if out.blocking_send(Ok(unit)).is_err() {
@@ -115,10 +119,18 @@ fn read_clip(
             drop(out.blocking_send(Err(e)));
             return;
         }
-        if !repeat || units == 0 {
+        if !repeat {
             return;
         }
-        shift += last + step;
+        if !any_key {
+            let why = format!(
+                "{} has no picture that can be decoded by itself",
+                path.display()
+            );
+            drop(out.blocking_send(Err(CaptureError::NoVideo(why))));
+            return;
+        }
+        shift += (last + step).max(SHORTEST_ROUND);
         match opener.open(path) {
             Ok(again) => clip = again,
             Err(e) => {
@@ -208,5 +220,100 @@ impl Source for FileSource {
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
         // Dropping the receiver ends the thread at its next unit.
         Box::pin(async {})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::time::{ManualClock, MonoMicros, UtcMicros};
+    use crate::capture::Codec;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// A clip of these pictures: when each is due, and whether it stands alone. Counts its rounds.
+    struct Pictures(Vec<(i64, bool)>, Arc<AtomicU64>);
+
+    struct Round(std::vec::IntoIter<(i64, bool)>);
+
+    impl Container for Round {
+        fn info(&self) -> StreamInfo {
+            StreamInfo {
+                codec: Codec::H264,
+                size: None,
+                tool: None,
+            }
+        }
+
+        fn next_unit(&mut self) -> Result<Option<ContainerUnit>, CaptureError> {
+            Ok(self.0.next().map(|(dts, is_key)| ContainerUnit {
+                data: Bytes::new(),
+                pts: Pts90k(dts),
+                dts: Pts90k(dts),
+                is_key,
+                is_disposable: false,
+            }))
+        }
+    }
+
+    impl OpenContainer for Pictures {
+        fn open(&self, _path: &Path) -> Result<Box<dyn Container>, CaptureError> {
+            self.1.fetch_add(1, Ordering::SeqCst);
+            Ok(Box::new(Round(self.0.clone().into_iter())))
+        }
+    }
+
+    /// Timestamps of the first pictures of a clip that repeats, how it ended, and its rounds.
+    fn played(pictures: &[(i64, bool)], most: usize) -> (Vec<i64>, Option<CaptureError>, u64) {
+        let rounds = Arc::new(AtomicU64::new(0));
+        let opener = FileOpener {
+            path: PathBuf::from("clip.mp4"),
+            pace: Pace::Fastest,
+            repeat: true,
+            container: Arc::new(Pictures(pictures.to_vec(), rounds.clone())),
+            clock: ManualClock::new(MonoMicros(0), UtcMicros(0)),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let (times, error) = runtime.block_on(async {
+            let mut source = opener.open().await.unwrap();
+            let mut times = Vec::new();
+            while times.len() < most {
+                match source.next().await {
+                    Ok(Some(unit)) => times.push(unit.pts.0),
+                    Ok(None) => return (times, None),
+                    Err(e) => return (times, Some(e)),
+                }
+            }
+            (times, None)
+        });
+        (times, error, rounds.load(Ordering::SeqCst))
+    }
+
+    #[test]
+    fn a_repeating_clip_without_a_picture_that_stands_alone_is_played_once_and_told() {
+        for pictures in [vec![], vec![(0, false)], vec![(0, false), (3600, false)]] {
+            let (times, error, rounds) = played(&pictures, 1000);
+            assert_eq!((times.len(), rounds), (pictures.len(), 1));
+            let error = error.expect("it says why it ends");
+            assert_eq!(error.reason(), "no_video");
+            assert!(error.to_string().contains("clip.mp4"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_repeating_clip_of_one_picture_has_a_tenth_of_a_second_a_round() {
+        let (times, error, _) = played(&[(0, true)], 5);
+        assert!(error.is_none());
+        assert_eq!(times, [0, 9000, 18_000, 27_000, 36_000]);
+    }
+
+    #[test]
+    fn the_timestamps_of_a_repeating_clip_run_on() {
+        let clip = [(0, true), (3600, false), (7200, false)];
+        let (times, error, _) = played(&clip, 7);
+        assert!(error.is_none());
+        assert_eq!(times, [0, 3600, 7200, 10_800, 14_400, 18_000, 21_600]);
     }
 }

@@ -15,7 +15,9 @@ mod source;
 mod unit;
 mod unit_queue;
 
-pub use camera::{BACKOFF, CameraTask, CaptureHealth, CaptureState, UNAUTHORISED_WAIT};
+pub use camera::{
+    BACKOFF, CameraTask, CaptureHealth, CaptureState, MOST_PIXELS, UNAUTHORISED_WAIT,
+};
 pub use config::{CaptureConfig, Pace, SourceConfig, Transport};
 pub use container::{Container, ContainerUnit, FileOpener, OpenContainer};
 pub use gop_ring::{GopRing, RingCut, RingLimits, parameter_sets};

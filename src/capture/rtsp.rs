@@ -1,11 +1,21 @@
 //! RTSP cameras, by way of retina: the only file that names it.
 //!
-//! retina has no time-outs on connect, describe, setup and play, and its keep-alive succeeds with a
-//! camera that sends nothing; so every step and every wait for a picture has a limit here. Sessions
-//! of one host share a session group, because old live555 servers keep sending on a closed session
-//! and a new one must wait for that to end.
+//! A camera is hostile until shown otherwise, and retina trusts it: it has no time-outs on connect,
+//! describe, setup and play, its keep-alive succeeds with a camera that sends nothing, and it keeps
+//! whatever it cannot make a message or a picture of, without a limit. So each session runs on a thread of
+//! its own, on a small runtime that ends with it, and from there:
+//! * every step has a limit in time, and so has the wait for a picture ([`RtspSource`], from outside: a
+//!   thread that is stuck is given up like a camera that is silent; reports without pictures do not count);
+//! * what the thread holds may not grow by more than [`MOST_HELD`] from one picture to the next,
+//!   teardown included ([`Meter`]); beyond, the session is cut off without a word;
+//! * whatever retina has started in the background ends with the runtime.
+//!
+//! Each session is in a session group of its own, known by the camera's host: old live555 servers keep
+//! sending on a closed session, and a new one must wait for that to end.
+use std::cell::Cell;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -15,6 +25,7 @@ use retina::client::{
     TcpTransportOptions, UdpTransportOptions,
 };
 use retina::codec::{CodecItem, FrameFormat, ParametersRef};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use url::Url;
 
@@ -23,15 +34,34 @@ use super::nal;
 use super::source::{CaptureError, Source, SourceOpener, SourceUnit};
 use super::unit::{Codec, StreamInfo};
 use crate::base::geometry::SizePx;
+use crate::base::heap::held_by_thread;
 use crate::base::secret::Secret;
 use crate::base::time::{Pts90k, SharedClock};
 
 /// Longest wait for the answer to a teardown; after that the camera's own session time-out ends it.
 const TEARDOWN_LIMIT: Duration = Duration::from_secs(2);
+/// How long a teardown may go on when nobody waits for it: RFC 2326's session time-out, after which
+/// the camera has forgotten the session by itself.
+const TEARDOWN_MOST: Duration = Duration::from_secs(60);
+/// How often the teardown of a session is looked at, while somebody waits for it and afterwards.
+const TEARDOWN_LOOK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
+/// What a session may take from one picture to the next. retina holds a picture up to three times while
+/// it puts it together, and 4K key pictures have a few megabytes.
+const MOST_HELD: i64 = 32 << 20;
+/// Longest wait for what a host still sends on sessions that are over.
+const STALE_LIMIT: Duration = Duration::from_secs(2);
+/// Describe, setup and play, each of which may ask twice when a login is needed.
+const STEPS: u32 = 4;
+/// Reads from the socket until the meter is looked at; each may take what the socket holds.
+const READS_AT_ONCE: u32 = 8;
+/// Of tokio's cooperative budget, which each read costs one of.
+const BUDGET: u32 = 128;
+/// Pictures between a session's thread and the camera's task, which always takes them at once.
+const PICTURES: usize = 8;
 
-/// Session groups by host. One per site; clones share it.
+/// The session groups of each host. One per site; clones share it.
 #[derive(Clone, Default)]
-pub struct RtspHosts(Arc<Mutex<HashMap<String, Arc<SessionGroup>>>>);
+pub struct RtspHosts(Arc<Mutex<HashMap<String, Vec<Weak<SessionGroup>>>>>);
 
 impl std::fmt::Debug for RtspHosts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -40,21 +70,25 @@ impl std::fmt::Debug for RtspHosts {
 }
 
 impl RtspHosts {
-    fn group(&self, url: &Url) -> Arc<SessionGroup> {
+    /// A group for a new session, and those of the host's other sessions, some of which are over.
+    fn join(&self, url: &Url) -> (Arc<SessionGroup>, Vec<Weak<SessionGroup>>) {
         let host = format!(
             "{}:{}",
             url.host_str().unwrap_or_default(),
             url.port().unwrap_or(554)
         );
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(host.clone())
-            .or_insert_with(|| Arc::new(SessionGroup::default().named(host)))
-            .clone()
+        let groups = all.entry(host.clone()).or_default();
+        groups.retain(|g| g.strong_count() > 0);
+        let others = groups.clone();
+        let group = Arc::new(SessionGroup::default().named(host));
+        groups.push(Arc::downgrade(&group));
+        (group, others)
     }
 }
 
 /// Opens sessions with one camera.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RtspOpener {
     /// Without credentials.
     pub url: Url,
@@ -72,15 +106,84 @@ pub struct RtspOpener {
     pub clock: SharedClock,
 }
 
-/// A playing session.
+/// A playing session, as the camera's task sees it. Dropping it ends the session.
 struct RtspSource {
+    pictures: mpsc::Receiver<Result<Heard, CaptureError>>,
+    info: StreamInfo,
+    clock_ahead_us: Option<i64>,
+    silence: Duration,
+    torn_down: oneshot::Receiver<()>,
+}
+
+/// A picture with what the camera has said beside it.
+struct Heard {
+    unit: SourceUnit,
+    /// With key units only: parameter sets come with them.
+    info: Option<StreamInfo>,
+    clock_ahead_us: Option<i64>,
+}
+
+/// A playing session, on its thread.
+struct Playing {
     demuxed: Demuxed,
     stream: usize,
     codec: Codec,
-    group: Arc<SessionGroup>,
-    silence: Duration,
     clock: SharedClock,
     clock_ahead_us: Option<i64>,
+}
+
+/// What the session's thread holds, measured from the newest picture on.
+struct Meter {
+    mark: Cell<i64>,
+}
+
+impl Meter {
+    fn new() -> Self {
+        Self {
+            mark: Cell::new(held_by_thread()),
+        }
+    }
+
+    fn reset(&self) {
+        self.mark.set(held_by_thread());
+    }
+
+    fn check(&self) -> Result<(), CaptureError> {
+        if held_by_thread() - self.mark.get() > MOST_HELD {
+            return Err(CaptureError::Flood(MOST_HELD as u64));
+        }
+        Ok(())
+    }
+
+    /// Does `work`, unless it comes to hold too much.
+    async fn bound<T>(
+        &self,
+        work: impl Future<Output = Result<T, CaptureError>>,
+    ) -> Result<T, CaptureError> {
+        let mut work = std::pin::pin!(work);
+        std::future::poll_fn(|context| {
+            spend_budget(context);
+            match work.as_mut().poll(context) {
+                Poll::Pending => match self.check() {
+                    Ok(()) => Poll::Pending,
+                    Err(flood) => Poll::Ready(Err(flood)),
+                },
+                done @ Poll::Ready(_) => done,
+            }
+        })
+        .await
+    }
+}
+
+/// Leaves the task few reads before it has to come back: without this one turn could read a hundred
+/// times what the socket holds before anyone looks.
+fn spend_budget(context: &mut Context<'_>) {
+    for _ in READS_AT_ONCE..BUDGET {
+        let mut one = std::pin::pin!(tokio::task::consume_budget());
+        if !tokio::task::coop::has_budget_remaining() || one.as_mut().poll(context).is_pending() {
+            return;
+        }
+    }
 }
 
 /// Microseconds since 1970 of an NTP timestamp: 32.32 fixed point since 1900 (RFC 5905 section 6).
@@ -101,6 +204,7 @@ fn capture_error(e: &retina::Error) -> CaptureError {
     match e.status_code() {
         Some(status @ (401 | 403)) => CaptureError::Unauthorised { status },
         Some(404) => CaptureError::NoVideo(first_line(e)),
+        Some(status @ (453 | 503)) => CaptureError::Busy { status },
         // No response: the connection itself failed, which carries an I/O error.
         None if e.source().is_some() || first_line(e).contains("connect") => {
             CaptureError::Unreachable(first_line(e))
@@ -124,29 +228,55 @@ async fn step<T>(
 }
 
 impl RtspOpener {
-    async fn open_session(&self) -> Result<Box<dyn Source>, CaptureError> {
-        let group = self.hosts.group(&self.url);
-        let stale = group.stale_sessions();
-        if stale.num_sessions > 0 {
-            tracing::info!(
-                sessions = stale.num_sessions,
-                "waiting for stale rtsp sessions to end"
-            );
-            // Past the limit we try all the same: the camera may have forgotten them already.
-            let waited = timeout(self.step_timeout, group.await_stale_sessions(&stale)).await;
-            tracing::debug!(ended = waited.is_ok(), "waited for stale rtsp sessions");
+    /// Waits for sessions of the host that are over and that it may still send on. Over UDP they are in
+    /// nobody's way.
+    async fn await_stale(&self, others: Vec<Weak<SessionGroup>>) {
+        if self.transport == Transport::Udp {
+            return;
         }
-        let creds = self.login.as_ref().map(|(username, password)| Credentials {
-            username: username.clone(),
-            password: password.expose().to_owned(),
-        });
-        let options = SessionOptions::default()
-            .creds(creds)
-            .user_agent(concat!("mingchu/", env!("CARGO_PKG_VERSION")).to_owned())
-            .session_group(group.clone());
+        let wait = async {
+            for group in others.iter().filter_map(Weak::upgrade) {
+                let stale = group.stale_sessions();
+                if stale.num_sessions > 0 {
+                    tracing::debug!(
+                        sessions = stale.num_sessions,
+                        "waiting for stale rtsp sessions to end"
+                    );
+                    group.await_stale_sessions(&stale).await;
+                }
+            }
+        };
+        // Past the limit we try all the same: the camera may have forgotten them already.
+        let waited = timeout(STALE_LIMIT, wait).await;
+        tracing::trace!(ended = waited.is_ok(), "waited for stale rtsp sessions");
+    }
+
+    async fn open_session(&self, group: &Arc<SessionGroup>) -> Result<Playing, CaptureError> {
+        let options = || {
+            let creds = self.login.as_ref().map(|(username, password)| Credentials {
+                username: username.clone(),
+                password: password.expose().to_owned(),
+            });
+            SessionOptions::default()
+                .creds(creds)
+                .user_agent(concat!("mingchu/", env!("CARGO_PKG_VERSION")).to_owned())
+                .session_group(group.clone())
+        };
         let limit = self.step_timeout;
-        let describe = Session::describe(self.url.clone(), options);
-        let mut session = step("describe", limit, describe).await?;
+        let describe = || Session::describe(self.url.clone(), options());
+        // A camera that hangs and comes back has forgotten what it was asked: ask it anew at half-time,
+        // and leave one that is only slow its whole time.
+        let asked_anew = async {
+            tokio::time::sleep(limit / 2).await;
+            describe().await
+        };
+        let first_answer = async {
+            tokio::select! {
+                described = describe() => described,
+                described = asked_anew => described,
+            }
+        };
+        let mut session = step("describe", limit, first_answer).await?;
 
         let codec_of = |name: &str| match name {
             "h264" => Some(Codec::H264),
@@ -181,33 +311,154 @@ impl RtspOpener {
         step("setup", limit, session.setup(stream, setup)).await?;
         let playing = step("play", limit, session.play(PlayOptions::default())).await?;
         let demuxed = playing.demuxed().map_err(|e| capture_error(&e))?;
-        let (silence, clock) = (self.silence, self.clock.clone());
-        Ok(Box::new(RtspSource {
+        Ok(Playing {
             demuxed,
             stream,
             codec,
-            group,
-            silence,
-            clock,
+            clock: self.clock.clone(),
             clock_ahead_us: None,
-        }))
+        })
+    }
+
+    /// A session from its first request to its teardown, on a thread of its own.
+    async fn serve(self, mut opened: oneshot::Sender<Result<RtspSource, CaptureError>>) {
+        let meter = Meter::new();
+        let (group, others) = self.hosts.join(&self.url);
+        let open = async {
+            self.await_stale(others).await;
+            // Boxed: it is large, and here once a session.
+            meter.bound(Box::pin(self.open_session(&group))).await
+        };
+        let playing = tokio::select! {
+            biased;
+            () = opened.closed() => return,
+            playing = open => playing,
+        };
+        let mut playing = match playing {
+            Ok(playing) => playing,
+            Err(e) => {
+                // Whoever asked may have been told to stop meanwhile.
+                drop(opened.send(Err(e)));
+                return;
+            }
+        };
+        let (out, pictures) = mpsc::channel(PICTURES);
+        let (gone, torn_down) = oneshot::channel();
+        let source = RtspSource {
+            pictures,
+            info: playing.info(),
+            clock_ahead_us: None,
+            silence: self.silence,
+            torn_down,
+        };
+        let flooded = opened.send(Ok(source)).is_ok() && playing.tell(&out, &meter).await;
+        drop(out);
+        if !flooded {
+            meter.reset();
+            drop(playing);
+            tear_down(&group, &meter, gone).await;
+        }
+    }
+}
+
+/// Waits until the camera has let go of the session, or sends what it should not.
+async fn tear_down(group: &SessionGroup, meter: &Meter, gone: oneshot::Sender<()>) {
+    let mut look = tokio::time::interval(TEARDOWN_LOOK.0);
+    let mut answered = std::pin::pin!(timeout(TEARDOWN_LIMIT, group.await_teardown()));
+    let first = loop {
+        tokio::select! {
+            biased;
+            _ = look.tick() => if meter.check().is_err() { return },
+            first = &mut answered => break first,
+        }
+    };
+    match first {
+        Ok(Ok(())) => tracing::debug!("rtsp session torn down"),
+        Ok(Err(e)) => tracing::debug!(err = %first_line(&e), "teardown was not answered"),
+        Err(_) => tracing::debug!("teardown took too long"),
+    }
+    // Nobody waits for more than that.
+    drop(gone);
+    let mut look = tokio::time::interval(TEARDOWN_LOOK.1);
+    let stale = group.stale_sessions();
+    let mut ended = std::pin::pin!(timeout(TEARDOWN_MOST, group.await_stale_sessions(&stale)));
+    loop {
+        tokio::select! {
+            biased;
+            _ = look.tick() => if meter.check().is_err() { return },
+            _ = &mut ended => return,
+        }
     }
 }
 
 impl SourceOpener for RtspOpener {
     fn open(&self) -> BoxFuture<'_, Result<Box<dyn Source>, CaptureError>> {
-        Box::pin(self.open_session())
+        Box::pin(async move {
+            let (opened, session) = oneshot::channel();
+            let opener = self.clone();
+            let thread = std::thread::Builder::new().name("rtsp".to_owned());
+            let started = thread.spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
+                match runtime {
+                    Ok(runtime) => {
+                        runtime.block_on(opener.serve(opened));
+                        // A name that is still being looked up is waited for by nobody.
+                        runtime.shutdown_background();
+                    }
+                    Err(e) => drop(opened.send(Err(no_thread(&e)))),
+                }
+            });
+            started.map_err(|e| no_thread(&e))?;
+            // The steps have limits of their own; this one is for a thread that is stuck.
+            let limit = self.step_timeout * STEPS + STALE_LIMIT;
+            match timeout(limit, session).await {
+                Ok(Ok(session)) => Ok(Box::new(session?) as Box<dyn Source>),
+                // It told where in the log.
+                Ok(Err(_)) => Err(CaptureError::Panicked),
+                Err(_) => Err(CaptureError::Timeout {
+                    step: "the session's begin",
+                    limit,
+                }),
+            }
+        })
     }
 }
 
-impl RtspSource {
-    async fn next_unit(&mut self) -> Result<Option<SourceUnit>, CaptureError> {
+fn no_thread(e: &std::io::Error) -> CaptureError {
+    CaptureError::Unreachable(format!("no thread for its session: {e}"))
+}
+
+impl Playing {
+    /// Hands pictures on until nobody wants them or there are no more. Whether that is because the
+    /// camera sends too much.
+    async fn tell(
+        &mut self,
+        out: &mpsc::Sender<Result<Heard, CaptureError>>,
+        meter: &Meter,
+    ) -> bool {
         loop {
-            let item = match timeout(self.silence, self.demuxed.next()).await {
-                Err(_) => return Err(CaptureError::Silent(self.silence)),
-                Ok(None) => return Err(CaptureError::Ended),
-                Ok(Some(Err(e))) => return Err(capture_error(&e)),
-                Ok(Some(Ok(item))) => item,
+            let heard = tokio::select! {
+                biased;
+                () = out.closed() => return false,
+                heard = meter.bound(self.next_unit()) => heard,
+            };
+            meter.reset();
+            let flooded = matches!(heard, Err(CaptureError::Flood(_)));
+            let ended = heard.is_err();
+            if out.send(heard).await.is_err() || ended {
+                return flooded;
+            }
+        }
+    }
+
+    async fn next_unit(&mut self) -> Result<Heard, CaptureError> {
+        loop {
+            let item = match self.demuxed.next().await {
+                None => return Err(CaptureError::Ended),
+                Some(Err(e)) => return Err(capture_error(&e)),
+                Some(Ok(item)) => item,
             };
             let frame = match item {
                 CodecItem::VideoFrame(frame) => frame,
@@ -236,7 +487,7 @@ impl RtspSource {
             let packets_lost = frame.loss();
             let data = bytes::Bytes::from(frame.into_data());
             let kind = nal::classify(self.codec, &data);
-            return Ok(Some(SourceUnit {
+            let unit = SourceUnit {
                 pts: Pts90k(pts.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64),
                 received: self.clock.mono(),
                 received_utc: self.clock.utc(),
@@ -244,12 +495,15 @@ impl RtspSource {
                 is_disposable: kind.is_disposable,
                 packets_lost,
                 data,
-            }));
+            };
+            return Ok(Heard {
+                info: kind.is_key.then(|| self.info()),
+                unit,
+                clock_ahead_us: self.clock_ahead_us,
+            });
         }
     }
-}
 
-impl Source for RtspSource {
     fn info(&self) -> StreamInfo {
         let size = match self.demuxed.streams()[self.stream].parameters() {
             Some(ParametersRef::Video(v)) => {
@@ -268,9 +522,27 @@ impl Source for RtspSource {
             tool,
         }
     }
+}
+
+impl Source for RtspSource {
+    fn info(&self) -> StreamInfo {
+        self.info.clone()
+    }
 
     fn next(&mut self) -> BoxFuture<'_, Result<Option<SourceUnit>, CaptureError>> {
-        Box::pin(self.next_unit())
+        Box::pin(async move {
+            let heard = match timeout(self.silence, self.pictures.recv()).await {
+                Err(_) => return Err(CaptureError::Silent(self.silence)),
+                // The thread says why it ends, unless it could not.
+                Ok(None) => return Err(CaptureError::Panicked),
+                Ok(Some(heard)) => heard?,
+            };
+            if let Some(info) = heard.info {
+                self.info = info;
+            }
+            self.clock_ahead_us = heard.clock_ahead_us;
+            Ok(Some(heard.unit))
+        })
     }
 
     fn clock_ahead_us(&self) -> Option<i64> {
@@ -278,14 +550,15 @@ impl Source for RtspSource {
     }
 
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
-        let Self { demuxed, group, .. } = *self;
-        drop(demuxed);
+        let Self {
+            pictures,
+            torn_down,
+            ..
+        } = *self;
+        drop(pictures);
         Box::pin(async move {
-            match timeout(TEARDOWN_LIMIT, group.await_teardown()).await {
-                Ok(Ok(())) => tracing::debug!("rtsp session torn down"),
-                Ok(Err(e)) => tracing::debug!(err = %first_line(&e), "teardown was not answered"),
-                Err(_) => tracing::debug!("teardown took too long"),
-            }
+            // A thread that is stuck is left behind.
+            drop(timeout(TEARDOWN_LIMIT, torn_down).await);
         })
     }
 }

@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use std::time::Duration;
 
 use super::unit::StreamInfo;
+use crate::base::geometry::SizePx;
 use crate::base::time::{MonoMicros, Pts90k, UtcMicros};
 
 /// Why a session could not begin or went on no longer. Each variant is a different decision.
@@ -39,6 +40,29 @@ pub enum CaptureError {
     /// The source has no video track we can decode.
     #[error("no H.264 or H.265 video: {0}")]
     NoVideo(String),
+    /// 453 or 503: it has no session to spare. Often one of ours is in the way that it has not
+    /// forgotten yet, so it is asked again soon.
+    #[error(
+        "the camera has no session to spare ({status}): too many viewers, or it has not forgotten our last session yet"
+    )]
+    Busy {
+        /// RTSP status code.
+        status: u16,
+    },
+    /// Its pictures are larger than anything here takes.
+    #[error(
+        "its pictures have {} x {} pixels, more than the {} million that are taken: set a smaller size in the camera, or give the URL of its sub stream",
+        .0.width_px,
+        .0.height_px,
+        super::camera::MOST_PIXELS / 1_000_000
+    )]
+    TooLarge(SizePx),
+    /// It sends and sends, and no picture comes of it.
+    #[error("the camera sent more than {} MB that make no picture", .0 / 1_000_000)]
+    Flood(u64),
+    /// Our own fault, met while its session was served.
+    #[error("a fault in this program ended the session; the log says where")]
+    Panicked,
     /// The source ended a session that should go on.
     #[error("the camera ended the session")]
     Ended,
@@ -64,6 +88,10 @@ impl CaptureError {
             Self::Timeout { .. } => "timeout",
             Self::Silent(_) => "silent",
             Self::NoVideo(_) => "no_video",
+            Self::Busy { .. } => "busy",
+            Self::TooLarge(_) => "too_large",
+            Self::Flood(_) => "flood",
+            Self::Panicked => "panic",
             Self::Ended => "ended",
             Self::Protocol(_) => "protocol",
             Self::File { .. } => "file",

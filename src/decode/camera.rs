@@ -1,10 +1,11 @@
 //! One camera's decode thread: takes access units, and passes the pictures that
 //! [`FrameSampler`] picks to the board.
 //!
-//! A decoder that fails is rebuilt at the next key unit; five failures within a minute rest the
-//! camera for five minutes, because a stream that breaks decoders every few seconds would only burn
-//! the cores that other cameras need.
+//! A decoder that fails is rebuilt at the next key unit, and so is all that a panic of the thread may
+//! have left behind; five failures within a minute rest the camera for five minutes, because a stream that
+//! breaks decoders every few seconds would only burn the cores that other cameras need.
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,15 +22,10 @@ use crate::base::geometry::SizePx;
 use crate::base::heartbeat::Heartbeat;
 use crate::base::ids::{CameraId, CameraIx};
 use crate::base::metrics::{Counter, Metric, Metrics};
+use crate::base::restarts::{REST, Restarts};
 use crate::base::time::{MonoMicros, SharedClock};
 use crate::capture::{AccessUnit, NoUnit, UnitReceiver};
 
-/// Failures within [`FAILURE_WINDOW`] that rest a camera.
-pub const FAILURE_LIMIT: usize = 5;
-/// See [`FAILURE_LIMIT`].
-pub const FAILURE_WINDOW: Duration = Duration::from_secs(60);
-/// How long a camera rests.
-pub const REST: Duration = Duration::from_secs(300);
 /// See [`DecodeHealth::stalled`]; longer than the GOP of most cameras.
 pub const STALL: Duration = Duration::from_secs(10);
 /// Longest wait for a unit before the thread beats again.
@@ -78,6 +74,7 @@ pub struct DecodeThread {
 struct Counters {
     errors: Counter,
     rebuilds: Counter,
+    restarts: Counter,
     busy: Counter,
     dropped: Counter,
 }
@@ -85,9 +82,11 @@ struct Counters {
 impl Counters {
     fn new(metrics: &Metrics, camera: &str) -> Self {
         let c = |metric| metrics.counter(metric, &[("camera", camera)]);
+        let stage = format!("decode/{camera}");
         Self {
             errors: c(Metric::DecodeErrors),
             rebuilds: c(Metric::DecodeRebuilds),
+            restarts: metrics.counter(Metric::StageRestarts, &[("stage", &stage)]),
             busy: c(Metric::DecodeBusyMicros),
             dropped: metrics.counter(
                 Metric::CaptureUnitsDropped,
@@ -128,76 +127,101 @@ struct Seen {
     progress: Option<MonoMicros>,
 }
 
+/// What the thread keeps from one unit to the next.
+struct Work {
+    sampler: FrameSampler,
+    seen: Seen,
+    restarts: Restarts,
+    rest_until: Option<MonoMicros>,
+    awaiting_key: bool,
+}
+
 impl DecodeThread {
     /// Runs until the capture task is gone. Call on a thread of its own.
     pub fn run(self) {
         let counters = Counters::new(&self.metrics, self.id.as_str());
-        let mut sampler = FrameSampler::new(
+        let sampler = FrameSampler::new(
             self.camera,
             self.id.as_str(),
             self.config.clone(),
             &self.metrics,
         );
-        let mut seen = Seen::default();
-        let mut failures: VecDeque<MonoMicros> = VecDeque::new();
-        let mut rest_until: Option<MonoMicros> = None;
-        let mut awaiting_key = true;
+        let mut work = Work {
+            sampler,
+            seen: Seen::default(),
+            restarts: Restarts::default(),
+            rest_until: None,
+            awaiting_key: true,
+        };
         loop {
-            self.heartbeat.beat();
-            let unit = match self.units.receive(TICK) {
-                Ok(unit) => unit,
-                Err(NoUnit::TimedOut) => {
-                    seen.progress = None;
-                    self.health
-                        .send_if_modified(|h| std::mem::take(&mut h.fps) > 0.0);
-                    continue;
-                }
-                Err(NoUnit::NoKey) => {
-                    self.note_stall(&mut seen);
-                    continue;
-                }
-                Err(NoUnit::Closed) => break,
-            };
-            let now = self.note_stall(&mut seen);
-            if rest_until.is_some_and(|until| now < until) {
-                counters.dropped.add(1);
-                continue;
-            }
-            if rest_until.take().is_some() {
-                self.health.send_modify(|h| h.failed = false);
-                failures.clear();
-            }
-            if awaiting_key && !unit.is_key {
-                counters.dropped.add(1);
-                continue;
-            }
-            awaiting_key = false;
             // A panic in a decoder's binding, the motion gate or the copy costs this camera one
             // GOP, never the process.
-            let decoded = catch_unwind(AssertUnwindSafe(|| {
-                self.decode(&unit, &mut sampler, &mut seen)
-            }));
-            counters
-                .busy
-                .add(self.clock.mono().since(now).as_micros() as u64);
-            let why = match decoded {
-                Ok(Ok(())) => continue,
+            let next = catch_unwind(AssertUnwindSafe(|| self.take_one(&counters, &mut work)));
+            let why = match next {
+                Ok(Ok(ControlFlow::Continue(()))) => continue,
+                Ok(Ok(ControlFlow::Break(()))) => break,
                 Ok(Err(e)) => e.to_string(),
                 Err(_) => "the decode thread panicked".to_owned(),
             };
-            counters.errors.add(1);
-            counters.rebuilds.add(1);
-            sampler.reset();
-            awaiting_key = true;
-            failures.push_back(now);
-            failures.retain(|t| now.since(*t) <= FAILURE_WINDOW);
-            if failures.len() >= FAILURE_LIMIT {
-                tracing::error!(camera = %self.id, err = %why, rest_s = REST.as_secs(), "decoding keeps failing: the camera rests; look at its stream with `mingchu probe`");
-                rest_until = Some(now.plus(REST));
-                self.health.send_modify(|h| (h.failed, h.fps) = (true, 0.0));
-            } else {
-                tracing::warn!(camera = %self.id, err = %why, "decoder rebuilt at the next key unit");
+            self.begin_anew(&counters, &mut work, &why);
+        }
+    }
+
+    /// The next unit, if one comes within a second. The end: none comes any more.
+    fn take_one(
+        &self,
+        counters: &Counters,
+        work: &mut Work,
+    ) -> Result<ControlFlow<()>, DecodeError> {
+        const NEXT: ControlFlow<()> = ControlFlow::Continue(());
+        self.heartbeat.beat();
+        let unit = match self.units.receive(TICK) {
+            Ok(unit) => unit,
+            Err(NoUnit::TimedOut) => {
+                work.seen.progress = None;
+                self.health
+                    .send_if_modified(|h| std::mem::take(&mut h.fps) > 0.0);
+                return Ok(NEXT);
             }
+            Err(NoUnit::NoKey) => {
+                self.note_stall(&mut work.seen);
+                return Ok(NEXT);
+            }
+            Err(NoUnit::Closed) => return Ok(ControlFlow::Break(())),
+        };
+        let now = self.note_stall(&mut work.seen);
+        if work.rest_until.is_some_and(|until| now < until) {
+            counters.dropped.add(1);
+            return Ok(NEXT);
+        }
+        if work.rest_until.take().is_some() {
+            self.health.send_modify(|h| h.failed = false);
+        }
+        if work.awaiting_key && !unit.is_key {
+            counters.dropped.add(1);
+            return Ok(NEXT);
+        }
+        work.awaiting_key = false;
+        let decoded = self.decode(&unit, &mut work.sampler, &mut work.seen);
+        let busy = self.clock.mono().since(now);
+        counters.busy.add(busy.as_micros() as u64);
+        decoded.map(|()| NEXT)
+    }
+
+    /// After a failure: with another decoder from the next key unit on, or after a rest.
+    fn begin_anew(&self, counters: &Counters, work: &mut Work, why: &str) {
+        counters.errors.add(1);
+        counters.rebuilds.add(1);
+        counters.restarts.add(1);
+        work.sampler.reset();
+        work.awaiting_key = true;
+        let now = self.clock.mono();
+        if work.restarts.too_many(now) {
+            tracing::error!(camera = %self.id, err = %why, rest_s = REST.as_secs(), "decoding keeps failing: the camera rests; look at its stream with `mingchu probe`");
+            work.rest_until = Some(now.plus(REST));
+            self.health.send_modify(|h| (h.failed, h.fps) = (true, 0.0));
+        } else {
+            tracing::warn!(camera = %self.id, err = %why, "decoder rebuilt at the next key unit");
         }
     }
 

@@ -17,8 +17,8 @@ use crate::base::ids::CameraIx;
 use crate::base::time::{FrameStamp, MonoMicros, Pts90k};
 use crate::capture::nal::{LengthPrefixed, classify, is_skipped_leading};
 use crate::capture::{
-    AccessUnit, CaptureError, Codec, Container, ContainerUnit, OpenContainer, StreamInfo,
-    parameter_sets,
+    AccessUnit, CaptureError, Codec, Container, ContainerUnit, MOST_PIXELS, OpenContainer,
+    StreamInfo, parameter_sets,
 };
 
 /// Why an access unit gave no picture.
@@ -90,7 +90,7 @@ pub struct Picture<'d> {
 }
 
 impl Decoder {
-    /// A decoder for `codec`.
+    /// A decoder for `codec`, which refuses pictures of more than [`MOST_PIXELS`].
     ///
     /// # Errors
     /// [`DecodeError::NoDecoder`] if the library was built without it.
@@ -105,9 +105,12 @@ impl Decoder {
             ..ff::threading::Config::default()
         });
         let refused = |e: ff::Error| DecodeError::Refused(e.to_string());
+        // A few bytes can ask for a gigabyte.
+        let mut options = ff::Dictionary::new();
+        options.set("max_pixels", &MOST_PIXELS.to_string());
         let inner = context
             .decoder()
-            .open_as(found)
+            .open_as_with(found, options)
             .and_then(ff::decoder::Opened::video)
             .map_err(refused)?;
         Ok(Self {

@@ -18,7 +18,7 @@ mod sampling;
 mod scan;
 
 pub use board::{Claim, FrameBoard, Held, NoFrame, Posted};
-pub use camera::{DecodeHealth, DecodeThread, FAILURE_LIMIT, FAILURE_WINDOW, REST, STALL};
+pub use camera::{DecodeHealth, DecodeThread, STALL};
 pub use config::{DecodeConfig, MotionConfig};
 pub use ffmpeg::{
     Clips, DecodeError, Decoder, Film, FilmError, Picture, PictureError, RemuxError, can_film,

@@ -30,4 +30,4 @@ pub use onnx::{Network, OnnxError, Runtime};
 pub use postprocess::{RawBox, decode_yolox, suppress};
 pub use preprocess::{CropPx, Letterbox, Preprocessor, tensor_size};
 pub use turns::LeftOut;
-pub use worker::{Analysed, DetectWorker, ERROR_LIMIT};
+pub use worker::{Analysed, DetectWorker, ERROR_LIMIT, WorkerError};

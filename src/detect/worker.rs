@@ -1,8 +1,13 @@
 //! Detect workers: OS threads that claim pictures from the board, run the models, and hand the
 //! result on while the claim is held, so that one camera's results stay in order.
 //!
+//! A picture whose inference fails, or panics, is lost and counted, and its time is not watched time.
+//! [`ERROR_LIMIT`] in a row rebuild the sessions, a panic at once; as many again end the worker, and with
+//! it the process, which is started anew.
+//!
 //! q3 is a bounded channel: when track and rules are behind, workers wait, so that the board
 //! overflows (and counts) instead.
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -17,9 +22,20 @@ use crate::base::metrics::{Counter, Metric, Metrics};
 use crate::base::time::SharedClock;
 use crate::decode::{Frame, FrameBoard, NoFrame};
 
-/// Inference errors in a row that rebuild the sessions; as many again end the worker.
+/// Pictures lost in a row that rebuild the sessions; as many again end the worker.
 pub const ERROR_LIMIT: u32 = 10;
 const TICK: Duration = Duration::from_secs(1);
+
+/// Why a picture was lost, or the worker cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The models cannot be run, or not be loaded any more.
+    #[error(transparent)]
+    Inference(#[from] OnnxError),
+    /// A fault of ours in what is done around them.
+    #[error("looking at a picture panicked; the log says where")]
+    Panicked,
+}
 
 /// A picture with what was seen in it. The picture goes on as evidence.
 #[derive(Debug)]
@@ -33,6 +49,8 @@ pub struct Analysed {
 /// Everything one worker owns.
 #[derive(Debug)]
 pub struct DetectWorker {
+    /// Its name in metrics: `detect/<n>`.
+    pub name: String,
     /// Where pictures come from.
     pub board: Arc<FrameBoard<Frame>>,
     /// The site's models.
@@ -96,9 +114,9 @@ impl DetectWorker {
     /// Call on a thread of its own.
     ///
     /// # Errors
-    /// The newest [`OnnxError`] when inference failed [`ERROR_LIMIT`] times in a row, and again
-    /// with new sessions: the process should end and be started again.
-    pub fn run(mut self) -> Result<(), OnnxError> {
+    /// [`WorkerError`] when inference failed [`ERROR_LIMIT`] times in a row, and again with new
+    /// sessions: the process should end and be started again.
+    pub fn run(mut self) -> Result<(), WorkerError> {
         let per_camera = |metric| PerCamera {
             metric,
             counters: Vec::new(),
@@ -106,6 +124,9 @@ impl DetectWorker {
         let mut frames = per_camera(Metric::DetectFrames);
         let mut errors = per_camera(Metric::DetectErrors);
         let busy = self.metrics.counter(Metric::DetectBusyMicros, &[]);
+        let restarts = self
+            .metrics
+            .counter(Metric::StageRestarts, &[("stage", &self.name)]);
         let (mut in_a_row, mut rebuilt) = (0, false);
         let board = self.board.clone();
         while !self.stop.load(Ordering::Relaxed) {
@@ -117,7 +138,13 @@ impl DetectWorker {
             };
             let camera = claim.camera();
             let began = self.clock.mono();
-            let result = self.detector.detect(&claim.frame, &*self.clock);
+            // Of odd pictures too: one must not end the process.
+            let look = || self.detector.detect(&claim.frame, &*self.clock);
+            let result = catch_unwind(AssertUnwindSafe(look));
+            let panicked = result.is_err();
+            let result = result.map_or(Err(WorkerError::Panicked), |seen| {
+                seen.map_err(WorkerError::Inference)
+            });
             busy.add(self.clock.mono().since(began).as_micros() as u64);
             self.count_left_out(camera);
             match result {
@@ -136,16 +163,21 @@ impl DetectWorker {
                     in_a_row += 1;
                     let name = &self.cameras.names()[camera.index()];
                     tracing::warn!(camera = %name, err = %e, in_a_row, "picture lost to an inference error");
-                    if in_a_row < ERROR_LIMIT {
-                        continue;
-                    }
-                    if rebuilt {
+                    let too_many = in_a_row >= ERROR_LIMIT;
+                    if too_many && rebuilt {
                         return Err(e);
                     }
+                    // After a panic nobody knows what the sessions hold.
+                    if !too_many && !panicked {
+                        continue;
+                    }
                     drop(claim);
-                    tracing::error!(err = %e, "inference keeps failing: building new sessions");
-                    self.detector = self.models.detector()?;
-                    (in_a_row, rebuilt) = (0, true);
+                    tracing::error!(err = %e, "building new inference sessions");
+                    self.detector = self.models.detector().map_err(WorkerError::Inference)?;
+                    restarts.add(1);
+                    if too_many {
+                        (in_a_row, rebuilt) = (0, true);
+                    }
                 }
             }
         }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::broker::{busy_site, stored, wait_for_seq};
 use crate::faulty_disk::{FULL, Fault, FaultyDisk, READ_ONLY};
-use crate::status::{address, get};
+use crate::status::{get, page_of};
 use crate::support::{
     Heard, Listener, Mosquitto, QUICK_RULE, SiteDir, camera_table, demo_clip, run,
 };
@@ -59,7 +59,7 @@ fn while_the_disk_refuses_findings_wait_in_memory_and_the_site_says_so() {
     let site = busy_site(&broker.url());
     let disk = FaultyDisk::new(&site.path("state"));
     let mut daemon = site.daemon_on(&disk);
-    let page = address(&mut daemon);
+    let page = page_of(&mut daemon);
     listener.finding("opened");
     for (error, why) in [(FULL, "is full"), (READ_ONLY, "cannot be read or written")] {
         disk.fail_all(error);
@@ -121,7 +121,7 @@ fn evidence_that_finds_no_room_is_named_as_missing_and_findings_go_on() {
     // Only the evidence's part of the disk fails: the store's is another one here.
     let disk = FaultyDisk::new(&site.path("state/evidence"));
     let mut daemon = site.daemon_on(&disk);
-    let page = address(&mut daemon);
+    let page = page_of(&mut daemon);
     let first = listener.finding("opened");
     assert_eq!(first["data"]["missing"], Value::Null);
     assert_eq!(first["data"]["evidence"].as_array().unwrap().len(), 2);
@@ -172,7 +172,7 @@ fn a_damaged_store_is_set_aside_told_to_the_centre_and_the_site_goes_on() {
     assert!(daemon.terminate().success());
     damage(&site.path("state/store.sqlite"));
     let mut daemon = site.daemon();
-    let page = address(&mut daemon);
+    let page = page_of(&mut daemon);
     let notice = listener.wait_for("word of it", |m| {
         m.payload["type"] == "cn.mingchu.notice.store.damaged.v1"
     });
@@ -222,7 +222,7 @@ fn a_daemon_killed_at_any_write_step_again_and_again_loses_nothing() {
     }
     disk.heal();
     let mut daemon = site.daemon_on(&disk);
-    let page = address(&mut daemon);
+    let page = page_of(&mut daemon);
     let newest = stored(&mut daemon, 2);
     wait_for_seq(&mut listener, newest);
     assert_eq!(not_heard(&listener, newest), [] as [u64; 0]);
@@ -251,7 +251,7 @@ fn what_waits_beyond_the_budget_is_given_up_by_class_told_and_findings_all_arriv
         "[uplink]\nevidence_kbps = 100000\noutbox_mb = 1\n",
     ));
     let mut daemon = site.daemon();
-    let page = address(&mut daemon);
+    let page = page_of(&mut daemon);
     daemon.wait_for_text("the outbox is over its budget");
     assert!(metric(&page, "mingchu_outbox_shed_total") > 0);
     let newest = stored(&mut daemon, 1);

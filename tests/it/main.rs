@@ -17,9 +17,11 @@ mod commands;
 mod crash;
 mod disk;
 mod evidence;
+mod faults;
 mod faulty_disk;
 mod health;
 mod hostile_broker;
+mod hostile_camera;
 #[path = "crash/life.rs"]
 mod life;
 mod models;
@@ -27,6 +29,8 @@ mod pipeline;
 mod reload;
 #[path = "crash/rounds.rs"]
 mod rounds;
+mod rtsp_peer;
 mod secrets;
 mod status;
+mod supervision;
 mod support;

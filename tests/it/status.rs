@@ -14,10 +14,33 @@ use crate::support::{
 };
 
 /// Where the page listens, as the log says.
-pub fn address(daemon: &mut Process) -> String {
+pub fn page_of(daemon: &mut Process) -> String {
     let line = daemon.wait_for_text("status page");
     let (_, rest) = line.split_once("address=").expect("the line names it");
     rest.split_whitespace().next().unwrap().to_owned()
+}
+
+/// What `/metrics` said at a moment.
+pub struct Page(String);
+
+impl Page {
+    pub fn read(address: &str) -> Self {
+        Self(get(address, "/metrics", "").1)
+    }
+
+    /// One sample; 0 if there is none yet.
+    pub fn value(&self, key: &str) -> u64 {
+        let value = |l: &str| l.strip_prefix(key)?.strip_prefix(' ')?.parse().ok();
+        self.0.lines().find_map(value).unwrap_or(0)
+    }
+
+    /// All samples whose key begins so.
+    pub fn sum(&self, begin: &str) -> u64 {
+        let lines = self.0.lines().filter(|l| l.starts_with(begin));
+        lines
+            .filter_map(|l| l.rsplit_once(' ')?.1.parse::<u64>().ok())
+            .sum()
+    }
 }
 
 /// Status line and body of a GET.
@@ -42,7 +65,7 @@ fn the_page_tells_every_metric_and_the_health_of_the_box() {
     let mut listener = Listener::start(broker.port);
     let site = site(&broker, &camera);
     let mut daemon = site.daemon();
-    let address = address(&mut daemon);
+    let address = page_of(&mut daemon);
     listener.camera("wok-1", "online");
     let opened = listener.finding("opened");
     assert_eq!(opened["data"]["code"], "ppe.mask.missing");
@@ -121,7 +144,7 @@ fn a_page_with_a_token_tells_nothing_without_it_and_never_tells_the_token() {
         "listen = \"127.0.0.1:0\"\ntoken_file = \"status.token\"\n",
     ));
     let mut daemon = site.daemon();
-    let address = address(&mut daemon);
+    let address = page_of(&mut daemon);
     for more in [
         "",
         "Authorization: Bearer wrong\r\n",

@@ -138,6 +138,7 @@ words! {
         store_set_aside(file) = "the store was damaged and {file} was set aside: look at the disk, keep a copy of that file for support, then move it away", "本地存储曾损坏，{file} 已另行保存：请检查磁盘，留存该文件备查后移走";
         outbox_over(have, most) = "{have} MiB of records wait to be sent and uplink.outbox_mb is {most}: no picture waits any more, records are never dropped, so the outbox goes on growing; see why they are not delivered", "待发记录已达 {have} MiB，超过 uplink.outbox_mb 的 {most}：待发图片已全部放弃，记录绝不丢弃，发件箱将继续增大，请检查无法送达的原因";
         commands_wait(why) = "commands wait for the disk: {why}", "命令等待写入磁盘：{why}";
+        ends_for_fault(why) = "stopped because of a fault in this program, and starts again: {why}", "因本程序内部故障停止，将自动重新启动：{why}";
         findings_wait(why) = "findings wait in memory: {why}", "发现的问题暂存内存，等待写入磁盘：{why}";
         no_evidence(why) = "findings go without evidence: {why}", "发现的问题没有证据可附：{why}";
         no_pictures(why) = "findings go without pictures: {why}; look at the disk", "发现的问题没有图片可附：{why}，请检查磁盘";
