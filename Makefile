@@ -1,7 +1,7 @@
 # What people type. The work is done by .ci/setup, .ci/run and cargo, so that CI and a laptop run the
 # same lines. Every target can be run again; nothing needs root once the packages are installed.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench soak fuzz clean
+.PHONY: help setup build demo test bench crash soak fuzz clean
 
 SOAK_MINUTES ?= 30
 FUZZ_SECONDS ?= 60
@@ -17,6 +17,7 @@ help:
 	@echo 'make test     set up and run everything CI runs (.ci/run)'
 	@echo 'make bench    set up and run the benchmarks'
 	@echo 'make soak     eight cameras, a broker and faults for SOAK_MINUTES=30; writes tests/soak.svg'
+	@echo 'make crash    kills the store and cuts its power some thousand times; prints the table of benches/README.md'
 	@echo 'make fuzz     each target of tests/fuzz for FUZZ_SECONDS=60'
 	@echo 'make clean    remove what was built and what set-up put into .runtime/'
 
@@ -38,6 +39,9 @@ bench: setup
 soak:
 	@.ci/setup test
 	cargo bench --locked --bench soak -- --minutes '$(SOAK_MINUTES)' --out tests/soak.svg
+
+crash: setup
+	cargo bench --locked --profile dev --bench crash -- --all
 
 fuzz:
 	@.ci/setup test

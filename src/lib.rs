@@ -25,9 +25,11 @@
 //! | q5 bundles to complete | [`evidence::Jobs`] | 8 | original and clip of the finding are left out; its pictures are signed all the same | `evidence_jobs_dropped_total` |
 //! | clips to blur | [`evidence::Blurs`] | 2 and 1 at hand, 10 min each | the command is answered `failed` | `evidence_clips_blurred_total{outcome}` |
 //! | GOP rings, per stream | [`capture::GopRing`] | `evidence.ring_mb`, and pre-roll, dwell and post-roll of time | the oldest group of pictures goes | `gop_ring_groups_over_bytes_total`, `evidence_pre_roll_short_total` |
-//! | evidence on the disk | `evidence::Keeper` | `evidence.max_mb`, `max_days` | clips, then pictures go by signed record, lowest class and oldest first | `evidence_removed_total` |
+//! | evidence on the disk | `evidence::Keeper` | `evidence.max_mb`, `max_days`, `min_free_mb` of the disk | clips, then pictures go by signed record, lowest class and oldest first | `evidence_removed_total` |
 //! | pictures and clips to send | [`uplink::EvidenceOutbox`], on a shelf of the store | what findings name | wait behind all records for `uplink.evidence_kbps`; what may not or cannot leave stays | `uplink_evidence_waiting`, `uplink_evidence_withheld_total` |
-//! | outbox | [`uplink::Store`], SQLite | the disk | grows until acknowledged | `outbox_records`, `outbox_bytes`, `outbox_oldest_seconds` |
+//! | outbox, files and records together | [`uplink::OutboxBudget`] | `uplink.outbox_mb` | files are not sent, lowest class and oldest first, and a notice says which; records never go | `outbox_shed_total{kind,class}`, `outbox_evidence_bytes` |
+//! | outbox, records | [`uplink::Store`], SQLite | the disk | grows until acknowledged, and says so beyond the budget | `outbox_records`, `outbox_bytes`, `outbox_oldest_seconds` |
+//! | a store that was damaged | set aside by [`uplink::Store`] | what a page holds | what cannot be read is lost, and a notice says so | `store_damaged_total` |
 //! | commands | `uplink::Inbox` | 8 not acknowledged, 120 at once and 2 a second | the broker keeps them; those that come faster are dropped | `commands_dropped_total{reason}` |
 //! | telemetry | the line to the broker | 1 message | left out while records wait for the line | `uplink_telemetry_dropped_total` |
 //! | receipts that came as commands | `uplink::receipts` | 8 | the command is answered `failed` | `commands_answered_total{command,outcome}` |
@@ -36,8 +38,9 @@
 //! # Threads and tasks
 //!
 //! * one tokio task per camera (capture), with a thread for each RTSP session, which gives no beat: it is
-//!   given up when it is silent; one task for the uplink, one that takes commands in and one that
-//!   does them, one per camera that follows its health, one that serves the status page;
+//!   given up when it is silent; one task for the uplink, one that keeps the outbox within its budget, one
+//!   that takes commands in and one that does them, one per camera that follows its health, one that
+//!   follows the store's, one that serves the status page;
 //! * one OS thread per camera that decodes, N that run the models (cores less one), one for track,
 //!   rules and pictures of findings, one that seals, clips and signs evidence, one that blurs clips the
 //!   centre asks for, one that owns the database;

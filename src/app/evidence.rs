@@ -19,20 +19,20 @@ use super::health::Problems;
 use crate::base::geometry::NormRect;
 use crate::base::ids::{CameraIx, CameraSlots};
 use crate::base::metrics::{Metric, Metrics};
-use crate::base::time::{FrameStamp, SharedClock};
+use crate::base::time::{FrameStamp, SharedClock, UtcMicros};
 use crate::base::words;
 use crate::capture::AccessUnit;
 use crate::detect::{Analysed, ClassInfo, LoadedModel, Models};
 use crate::evidence::{
-    BlurError, Blurrer, Blurs, BundleWriter, ClipFile, ClipSpan, ClipState, ClockWord, Draft,
-    EvidenceConfig, EvidenceIndex, EvidenceSettings, FRAME, Faces, Footage, Job, Jobs, Keeper,
-    Marked, ModelWord, Picture, Pictures, Redact, RedactionWord, Remux, SiteName, SnapshotBody,
-    Told, folder_of, pictures,
+    BlurError, Blurrer, Blurs, BundleWriter, ClipFile, ClipSpan, ClipState, ClockWord, DeletedBody,
+    Draft, EvidenceConfig, EvidenceIndex, EvidenceSettings, FRAME, Faces, Footage, Job, Jobs,
+    Keeper, Marked, ModelWord, Picture, Pictures, Redact, RedactionWord, Remux, SiteName,
+    SnapshotBody, Told, folder_of, pictures,
 };
 use crate::rules::FindingChange;
 use crate::uplink::{
     Change, EvidenceItem, EvidenceOutbox, EvidenceRef, FindingData, MissingEvidence, Notice,
-    RecordBody, SiteIdentity, StoreHandle,
+    RecordBody, SiteIdentity, StoreError, StoreHandle,
 };
 
 /// Name of the problem in the site's status while evidence cannot be kept or signed.
@@ -201,10 +201,7 @@ impl EvidenceDesk {
         metrics: &Metrics,
         clock: SharedClock,
     ) -> (Self, Option<Keeper>) {
-        let name = SiteName {
-            region: site.region.to_string(),
-            id: site.site.to_string(),
-        };
+        let name = site_name(site);
         let (keeping, keeper) = match Keeper::open(settings.clone(), name, metrics, clock) {
             Ok((keeper, jobs)) => {
                 let keeping = Keeping {
@@ -423,7 +420,10 @@ impl EvidenceDesk {
         data.evidence.extend(references.iter().cloned());
         let draft = self.draft(change, data, &made, &config);
         let finding = serde_json::to_vec(data).map_err(|e| ("encode", e.to_string()))?;
-        if let Err(e) = keeping.writer.write(&draft, &finding, &made) {
+        if let Err(e) = keeping
+            .writer
+            .write(&draft, &finding, &made, config.keep_above())
+        {
             let kept = data.evidence.len() - references.len();
             data.evidence.truncate(kept);
             return Err(("write", e.to_string()));
@@ -810,36 +810,87 @@ pub fn teller(
         Told::Problem(Some(problem)) => problems.set(PROBLEM, words::problem::evidence(problem)),
         Told::Problem(None) => problems.clear(PROBLEM),
         Told::Deleted { index, body } => {
-            let bytes: u64 = body.files.iter().map(|f| f.bytes).sum();
-            let mut findings: Vec<&str> = body
-                .files
-                .iter()
-                .filter_map(|f| f.folder.rsplit('/').next())
-                .collect();
-            findings.dedup();
-            let (files, of) = (body.files.len(), findings.len());
-            let text = words::notice::evidence_removed(files, of, &body.reason);
-            let notice = Notice {
-                id: notice_id(&site, index),
-                kind: "evidence.deleted".to_owned(),
-                at: clock.utc(),
-                text: text.en,
-                text_zh: text.zh,
-                data: serde_json::json!({
-                    "entry": index,
-                    "reason": body.reason,
-                    "files": body.files.len(),
-                    "bytes": bytes,
-                    "findings": &findings[..findings.len().min(MOST_NAMED)],
-                }),
-            };
-            if let Err(e) = store.commit(vec![Change::Record(RecordBody::Notice(Box::new(notice)))])
-            {
+            let change = removal(&site, index, &body, clock.utc());
+            if let Err(e) = commit_patiently(&store, &change) {
                 // The chain has the record; only the word to the centre is lost.
                 tracing::error!(err = %e.chain(), index, "removal of evidence not told");
             }
         }
     }
+}
+
+/// What the centre is told of a removal.
+fn removal(site: &str, index: u64, body: &DeletedBody, now: UtcMicros) -> Change {
+    let bytes: u64 = body.files.iter().map(|f| f.bytes).sum();
+    let mut findings: Vec<&str> = body
+        .files
+        .iter()
+        .filter_map(|f| f.folder.rsplit('/').next())
+        .collect();
+    findings.dedup();
+    let (files, of) = (body.files.len(), findings.len());
+    let text = words::notice::evidence_removed(files, of, &body.reason);
+    let notice = Notice {
+        id: notice_id(site, index),
+        kind: "evidence.deleted".to_owned(),
+        at: now,
+        text: text.en,
+        text_zh: text.zh,
+        data: serde_json::json!({
+            "entry": index,
+            "reason": body.reason,
+            "files": body.files.len(),
+            "bytes": bytes,
+            "findings": &findings[..findings.len().min(MOST_NAMED)],
+        }),
+    };
+    Change::Record(RecordBody::Notice(Box::new(notice)))
+}
+
+/// On a disk that is too full to open the store evidence gives way, by record, before anything runs;
+/// returns what the centre is to be told.
+pub fn make_room(
+    config: &EvidenceConfig,
+    site: &SiteIdentity,
+    metrics: &Metrics,
+    clock: &SharedClock,
+) -> Vec<Change> {
+    let name = site_name(site);
+    let settings = EvidenceSettings::new(config.clone());
+    let keeper = match Keeper::open(settings, name, metrics, clock.clone()) {
+        Ok((keeper, _)) => keeper,
+        Err(e) => {
+            tracing::error!(err = %e, "no room can be made on the disk");
+            return Vec::new();
+        }
+    };
+    let site = format!("{}/{}", site.region, site.site);
+    let removed = keeper.make_room().into_iter();
+    let told = removed.map(|(index, body)| removal(&site, index, &body, clock.utc()));
+    told.collect()
+}
+
+fn site_name(site: &SiteIdentity) -> SiteName {
+    SiteName {
+        region: site.region.to_string(),
+        id: site.site.to_string(),
+    }
+}
+
+/// Waits between attempts at a commit; together well below what the evidence thread promises.
+const AGAIN_MS: [u64; 5] = [50, 200, 1000, 4000, 10_000];
+
+/// A disk that was full takes it once what was removed has made room.
+fn commit_patiently(store: &StoreHandle, change: &Change) -> Result<(), StoreError> {
+    for wait_ms in AGAIN_MS {
+        match store.commit(vec![change.clone()]) {
+            Err(e) if e.is_temporary() => {
+                std::thread::sleep(std::time::Duration::from_millis(wait_ms));
+            }
+            other => return other.map(drop),
+        }
+    }
+    store.commit(vec![change.clone()]).map(drop)
 }
 
 /// Findings that a notice names at most; the chain names all.
@@ -854,7 +905,8 @@ fn id_of(name: &[u8]) -> Uuid {
     let digest = crate::base::digest::sha256_hex(name);
     let bits = u128::from_str_radix(&digest[..32], 16).unwrap_or_default();
     uuid::Builder::from_u128(bits)
-        .with_version(uuid::Version::Custom)
+        // As the contract has it; its time is none.
+        .with_version(uuid::Version::SortRand)
         .with_variant(uuid::Variant::RFC4122)
         .into_uuid()
 }

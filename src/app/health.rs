@@ -12,7 +12,7 @@ use crate::base::words::{self, Texts};
 use crate::capture::{CaptureHealth, CaptureState};
 use crate::decode::{DecodeHealth, PictureFault};
 use crate::rules::CODE_PREFIX;
-use crate::uplink::{CameraReport, CameraState, SiteState};
+use crate::uplink::{CameraReport, CameraState, SiteState, StoreHealth};
 
 /// The site's problems by name, published through [`SiteState::problems`]. Clones share them.
 #[derive(Clone, Debug)]
@@ -225,6 +225,30 @@ pub async fn follow_main(
     }
 }
 
+/// Says so among the problems while the store cannot be written, and while a damaged one lies set
+/// aside, until the store is closed.
+pub async fn follow_store(mut store: watch::Receiver<StoreHealth>, problems: Problems) {
+    const FAILING: &str = "store writes";
+    let mut told: Vec<String> = Vec::new();
+    loop {
+        let health = store.borrow_and_update().clone();
+        match health.failing {
+            Some(why) => problems.set(FAILING, words::problem::store_failing(why)),
+            None => problems.clear(FAILING),
+        }
+        for gone in told.iter().filter(|f| !health.set_aside.contains(f)) {
+            problems.clear(gone);
+        }
+        for file in &health.set_aside {
+            problems.set(file.clone(), words::problem::store_set_aside(file));
+        }
+        told = health.set_aside;
+        if store.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Keeps one camera's report in `state` up to date until both senders are gone.
 pub async fn follow(
     id: CameraId,
@@ -397,6 +421,31 @@ mod tests {
         for code in crate::app::config::CODES.iter().map(|c| c.code) {
             assert!(words::known_title(code).is_some(), "{code}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_fails_or_was_damaged_is_a_problem_as_long_as_it_is_so() {
+        let (state, mut seen) = watch::channel(SiteState::default());
+        let (store, health) = watch::channel(StoreHealth::default());
+        let following = tokio::spawn(follow_store(health, Problems::new(state)));
+        let said = |seen: &watch::Receiver<SiteState>| {
+            let problems = seen.borrow().problems.clone();
+            problems.into_iter().map(|p| p.en).collect::<Vec<_>>()
+        };
+        store.send_replace(StoreHealth {
+            failing: Some("the disk with the store is full".to_owned()),
+            set_aside: vec!["store.sqlite.corrupt-7".to_owned()],
+        });
+        seen.wait_for(|s| s.problems.len() == 2).await.unwrap();
+        let both = said(&seen);
+        assert!(both[0].contains("is full"), "{both:?}");
+        assert!(both[1].contains("store.sqlite.corrupt-7"), "{both:?}");
+        store.send_modify(|h| h.failing = None);
+        seen.wait_for(|s| s.problems.len() == 1).await.unwrap();
+        store.send_modify(|h| h.set_aside.clear());
+        seen.wait_for(|s| s.problems.is_empty()).await.unwrap();
+        drop(store);
+        following.await.unwrap();
     }
 
     #[test]

@@ -23,10 +23,10 @@ use super::commands::{self, Commander};
 use super::config::{Desired, Problems as ConfigProblems, SiteConfig, check_labels, resolve_rules};
 use super::desired::in_force;
 use super::desk::{Desk, Wanted};
-use super::evidence::{ClipWriter, EvidenceDesk, Words, teller};
+use super::evidence::{ClipWriter, EvidenceDesk, Words, make_room, teller};
 use super::exit::{ExitCode, Failure, OrExit as _};
 use super::footage::SiteFootage;
-use super::health::{Problems, first_report};
+use super::health::{Problems, first_report, follow_store};
 use super::models::starts;
 use super::mutes::Mutes;
 use super::oversight::{Oversight, Terms};
@@ -45,12 +45,15 @@ use crate::evidence::{
 use crate::rules::RuleEngine;
 use crate::track::Tracker;
 use crate::uplink::{
-    Answer, CoverageReport, EvidenceOutbox, Inbox, InboxEvent, Journal, ReceiptOrders, Shelf,
-    SiteState, Store, StoreError, StoreHandle, Uplink, UplinkConfig, UplinkHealth, receipt_orders,
+    Answer, CoverageReport, EvidenceOutbox, Inbox, InboxEvent, Journal, OUTBOX_BEAT, OutboxBudget,
+    ReceiptOrders, Shelf, SiteState, Store, StoreError, StoreHandle, Uplink, UplinkConfig,
+    UplinkHealth, receipt_orders,
 };
 
 /// The store's file in the state directory.
 pub const STORE_FILE: &str = "store.sqlite";
+/// Name of the problem in the site's status while records alone are over the outbox's budget.
+const OUTBOX_PROBLEM: &str = "outbox";
 /// Faults that are remembered; the first one ends the site.
 const FAULTS: usize = 8;
 /// Messages between inbox and commands.
@@ -140,6 +143,7 @@ pub struct UplinkUnit {
     stop: CancellationToken,
     records: tokio::task::JoinHandle<()>,
     inbox: tokio::task::JoinHandle<()>,
+    budget: tokio::task::JoinHandle<()>,
 }
 
 /// Between the inbox, which may begin anew, and the commands, which do not.
@@ -182,7 +186,15 @@ fn code_of_store(e: &StoreError) -> ExitCode {
 }
 
 fn store_failure(e: StoreError) -> Failure {
-    Failure::new(code_of_store(&e), e)
+    let code = code_of_store(&e);
+    if e.is_temporary() {
+        let why = e.chain();
+        return Failure::new(
+            code,
+            anyhow::anyhow!("{why}: make room on the disk or look at it; systemd tries again"),
+        );
+    }
+    Failure::new(code, e)
 }
 
 /// Runs `work` on a named thread. What it returns as an error, and a panic, end the site.
@@ -285,6 +297,20 @@ impl UplinkUnit {
             heartbeats: wiring.heartbeats.clone(),
             stop: stop.clone(),
         };
+        let problems = wiring.problems.clone();
+        let budget = OutboxBudget {
+            max_bytes: config.outbox_bytes,
+            store: store.clone(),
+            outbox: outbox.clone(),
+            tell: Box::new(move |problem| match problem {
+                Some(problem) => problems.set(OUTBOX_PROBLEM, problem),
+                None => problems.clear(OUTBOX_PROBLEM),
+            }),
+            metrics: wiring.metrics.clone(),
+            clock: wiring.clock.clone(),
+            heartbeat: wiring.heartbeats.register("outbox", OUTBOX_BEAT),
+            stop: stop.clone(),
+        };
         let uplink = Uplink {
             config,
             site: site.identity.clone(),
@@ -302,12 +328,14 @@ impl UplinkUnit {
             stop,
             records: spawn_task("uplink", &wiring.faults, uplink.run()),
             inbox: spawn_task("inbox", &wiring.faults, inbox.run()),
+            budget: spawn_task("outbox", &wiring.faults, budget.run()),
         }
     }
 
     /// Ends it in good order: what goes within 3 s goes.
     pub(super) async fn end(&mut self) {
         self.stop.cancel();
+        drop((&mut self.budget).await);
         drop((&mut self.inbox).await);
         drop((&mut self.records).await);
     }
@@ -367,8 +395,17 @@ impl Site {
         let metrics = Metrics::default();
         let heartbeats = Heartbeats::new(clock.clone());
         let path = config.state_dir.join(STORE_FILE);
-        let (store, store_thread) =
-            Store::open(&path, clock.clone(), &metrics, &heartbeats).map_err(store_failure)?;
+        let open = || Store::open(&path, clock.clone(), &metrics, &heartbeats);
+        let (store, store_thread) = match open() {
+            Err(e) if e.is_temporary() => {
+                tracing::error!(err = %e.chain(), "store cannot be opened: evidence gives way if the disk is full");
+                let told = make_room(&config.evidence, &config.identity, &metrics, &clock);
+                let opened = open().map_err(store_failure)?;
+                opened.0.commit(told).map_err(store_failure)?;
+                opened
+            }
+            other => other.map_err(store_failure)?,
+        };
         Ok(Self {
             config,
             clock,
@@ -406,6 +443,8 @@ impl Site {
         let replaced =
             |id: &CameraId| metrics.counter(Metric::FramesReplaced, &[("camera", id.as_str())]);
         let problems = Problems::new(state.clone());
+        let told = follow_store(store.health(), problems.clone());
+        drop(spawn_task("store health", &faults, told));
         let settings = EvidenceSettings::new(config.evidence.clone());
         let wiring = Wiring {
             board: Arc::new(FrameBoard::new(

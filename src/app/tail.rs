@@ -103,6 +103,7 @@ fn target(options: &TailOptions) -> Result<(UplinkConfig, String), Failure> {
         progress_timeout: Duration::from_secs(20),
         telemetry_every: Duration::from_secs(60),
         evidence_kbps: 0,
+        outbox_bytes: 0,
     };
     Ok((config, filter))
 }

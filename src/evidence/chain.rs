@@ -287,6 +287,7 @@ mod tests {
         let (mut chain, _) = open(dir.path());
         let cut = Disk {
             steps_left: Some(std::cell::Cell::new(0)),
+            ..Disk::default()
         };
         chain.append(&cut, body(0), UtcMicros(0)).unwrap_err();
         chain

@@ -44,12 +44,20 @@ pub struct EvidenceConfig {
     pub max_bytes: u64,
     /// And none is kept for longer than this.
     pub max_age: Duration,
+    /// Of the disk so much is left to others: below it evidence is removed as above, below half of it
+    /// no new one is kept.
+    pub min_free_bytes: u64,
 }
 
 impl EvidenceConfig {
     /// Longest time from the first picture of an incident to the finding that a clip shows: a rule
     /// with a longer dwell gets the end of it.
     pub const MAX_DWELL_SHOWN: Duration = Duration::from_secs(20);
+
+    /// Below this no new evidence is kept: findings need the room.
+    pub fn keep_above(&self) -> u64 {
+        self.min_free_bytes / 2
+    }
 
     /// How much time a ring must hold.
     pub fn ring_span(&self) -> Duration {

@@ -29,6 +29,9 @@ pub struct Disk {
     /// Steps until the power goes.
     #[cfg(test)]
     pub steps_left: Option<std::cell::Cell<u32>>,
+    /// Bytes that still fit; removing a file gives its bytes back.
+    #[cfg(test)]
+    pub room: Option<std::sync::Arc<std::sync::atomic::AtomicU64>>,
 }
 
 impl Disk {
@@ -55,6 +58,67 @@ impl Disk {
     )]
     fn step(&self) -> io::Result<()> {
         Ok(())
+    }
+
+    /// So many bytes are about to be written; an error if they do not fit.
+    #[cfg(test)]
+    fn fill(&self, bytes: &[u8]) -> io::Result<()> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let Some(room) = &self.room else {
+            return Ok(());
+        };
+        let left = room.load(Relaxed).checked_sub(bytes.len() as u64);
+        let left = left.ok_or(io::ErrorKind::StorageFull)?;
+        room.store(left, Relaxed);
+        Ok(())
+    }
+
+    #[cfg(not(test))]
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "tests fill the disk here"
+    )]
+    fn fill(&self, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Bytes that may still be written below `dir`.
+    ///
+    /// # Errors
+    /// The system's.
+    #[cfg_attr(
+        not(test),
+        expect(clippy::unused_self, reason = "tests say how much it is")
+    )]
+    pub fn free(&self, dir: &Path) -> io::Result<u64> {
+        #[cfg(test)]
+        if let Some(room) = &self.room {
+            return Ok(room.load(std::sync::atomic::Ordering::Relaxed));
+        }
+        let stat = rustix::fs::statvfs(dir)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// Evidence may take no more of the disk once less than `keep` bytes are free: findings go first.
+    ///
+    /// # Errors
+    /// It is so.
+    pub fn has_room(&self, dir: &Path, keep: u64) -> io::Result<()> {
+        // Where nobody can say, the write itself will tell.
+        let Ok(free) = self.free(dir) else {
+            return Ok(());
+        };
+        if free >= keep {
+            return Ok(());
+        }
+        let (free, keep) = (free >> 20, keep >> 20);
+        Err(io::Error::new(
+            io::ErrorKind::StorageFull,
+            format!(
+                "the disk has {free} MiB free, and below {keep} MiB evidence gives way to findings"
+            ),
+        ))
     }
 
     /// Makes a folder, and those above it, readable for the group at most; `Owner`: for nobody else.
@@ -85,6 +149,7 @@ impl Disk {
             file.write_all(&bytes[..bytes.len() / 2])?;
             return Err(cut);
         }
+        self.fill(bytes)?;
         file.write_all(bytes)?;
         file.sync_all()
     }
@@ -121,6 +186,7 @@ impl Disk {
             file.write_all(&bytes[..bytes.len() / 2])?;
             return Err(cut);
         }
+        self.fill(bytes)?;
         file.write_all(bytes)?;
         file.sync_all()
     }
@@ -131,6 +197,10 @@ impl Disk {
     /// The system's.
     pub fn remove(&self, path: &Path) -> io::Result<()> {
         self.step()?;
+        #[cfg(test)]
+        if let (Some(room), Ok(about)) = (&self.room, fs::metadata(path)) {
+            room.fetch_add(about.len(), std::sync::atomic::Ordering::Relaxed);
+        }
         match fs::remove_file(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,

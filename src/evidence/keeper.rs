@@ -39,7 +39,7 @@ use super::bundle::{
     self, BLURRED_CLIP, BLURRED_MANIFEST, CLIP, FRAME, MANIFEST, PENDING, SEALED, SEALED_CLIP,
     SEALED_FRAME,
 };
-use super::chain::Chain;
+use super::chain::{Appended, Chain};
 use super::clip::{CameraRings, ClipSpan, Remux, SiteRings, is_short};
 use super::config::{EvidenceConfig, EvidenceSettings, Redact};
 use super::disk::{Access, Disk, sync_folder};
@@ -74,6 +74,10 @@ const RINGS_KEPT: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(30);
 /// How often age is looked at.
 const AGE_EVERY: Duration = Duration::from_secs(3600);
+/// A file without use of its own: on a disk that is full it makes room for the record of what is
+/// removed to make room.
+const BALLAST: &str = "room";
+const BALLAST_BYTES: usize = 256 << 10;
 /// A clock that was set by more than this since the start does not decide what is old.
 const CLOCK_STEP: Duration = Duration::from_secs(3600);
 
@@ -280,6 +284,9 @@ impl Keeper {
             source,
         };
         disk.make_folder(&dir, Access::Group).map_err(failed)?;
+        if let Some(above) = dir.parent() {
+            sync_folder(above).map_err(failed)?;
+        }
         let signed_before =
             fs::metadata(dir.join(super::chain::CHAIN_FILE)).is_ok_and(|m| m.len() > 0);
         let key = SiteKey::open(&config.key_file, signed_before, &disk)?;
@@ -329,7 +336,24 @@ impl Keeper {
             shed_at: MonoMicros(0),
         };
         keeper.take_stock(found.entries.into_iter().map(|e| e.body))?;
+        keeper.keep_ballast();
         Ok((keeper, jobs))
+    }
+
+    /// Removes what is in the way of findings on a disk that is full, before anything else runs; returns
+    /// what was removed, by number of its record.
+    pub fn make_room(mut self) -> Vec<(u64, DeletedBody)> {
+        let removed = std::cell::RefCell::new(Vec::new());
+        let tell = |told| {
+            if let Told::Deleted { index, body } = told {
+                removed.borrow_mut().push((index, body));
+            }
+        };
+        let now = self.clock.mono();
+        if let Err(why) = self.shed(&tell, now) {
+            tracing::error!(err = %why, "no room was made on the disk");
+        }
+        removed.into_inner()
     }
 
     /// What there is, for others.
@@ -425,7 +449,8 @@ impl Keeper {
         let sealed = self.config.dir.join(folder).join(SEALED);
         let path = self.config.dir.join(folder).join(SEALED_FRAME);
         self.disk
-            .make_folder(&sealed, Access::Owner)
+            .has_room(&self.config.dir, self.config.keep_above())
+            .and_then(|()| self.disk.make_folder(&sealed, Access::Owner))
             .and_then(|()| self.disk.replace(&path, &jpeg, Access::Owner))
             .map_err(|e| e.to_string())
     }
@@ -547,7 +572,7 @@ impl Keeper {
         let until = MonoMicros(now.0.saturating_sub(RINGS_KEPT.as_micros() as u64));
         around.rings.forget_gone(until, wanted);
         if refused.is_none() && now >= self.shed_at {
-            refused = self.shed(around, now).err();
+            refused = self.shed(&*around.tell, now).err();
         }
         let unsigned = self.waiting.iter().any(|w| w.clip.is_none() && w.due > now);
         if refused.is_some() || !unsigned {
@@ -589,6 +614,9 @@ impl Keeper {
         let path = folder.join(name);
         let part = path.with_extension("part");
         let written = || -> Result<(), String> {
+            self.disk
+                .has_room(&self.config.dir, self.config.keep_above())
+                .map_err(|e| e.to_string())?;
             if sealed {
                 self.disk
                     .make_folder(&folder.join(SEALED), Access::Owner)
@@ -684,6 +712,9 @@ impl Keeper {
             return Ok(());
         }
         let dir = &self.config.dir;
+        self.disk
+            .has_room(dir, self.config.keep_above())
+            .map_err(|e| e.to_string())?;
         let place = dir.join(&body.folder);
         let pending = serde_json::to_vec(&body).map_err(|e| e.to_string())?;
         let files = [(FRAME, jpeg), (PENDING, &pending)];
@@ -771,24 +802,67 @@ impl Keeper {
         }
     }
 
-    /// Removes what is too much or too old.
-    fn shed(&mut self, around: &Around, now: MonoMicros) -> Result<(), String> {
+    /// Bytes that the disk lacks of those to be left free.
+    fn lacking(&self) -> u64 {
+        let free = self.disk.free(&self.config.dir).unwrap_or(u64::MAX);
+        self.config.min_free_bytes.saturating_sub(free)
+    }
+
+    fn keep_ballast(&self) {
+        let ballast = self.config.dir.join(BALLAST);
+        if ballast.exists() || self.lacking() > 0 {
+            return;
+        }
+        // Not zeros: a file system may keep those without room.
+        let bytes: Vec<u8> = (0..BALLAST_BYTES).map(|i| (i * 7 % 251) as u8).collect();
+        if let Err(e) = self.disk.replace(&ballast, &bytes, Access::Owner) {
+            tracing::debug!(err = %e, "no ballast for a disk that gets full");
+        }
+    }
+
+    /// The record of a removal goes into the chain, though the disk be full.
+    fn record_removal(&mut self, body: &DeletedBody) -> io::Result<Appended> {
+        let (entry, now) = (Body::Deleted(body.clone()), self.clock.utc());
+        match self.chain.append(&self.disk, entry.clone(), now) {
+            Err(e) if e.kind() == io::ErrorKind::StorageFull => {
+                self.disk.remove(&self.config.dir.join(BALLAST))?;
+                self.chain.append(&self.disk, entry, now)
+            }
+            other => other,
+        }
+    }
+
+    /// Removes what is too much or too old, or in the way of findings.
+    fn shed(&mut self, tell: &dyn Fn(Told), now: MonoMicros) -> Result<(), String> {
         let budget = Budget {
             max_bytes: self.config.max_bytes,
             max_age: self.config.max_age,
         };
         let aged = self.aged.is_none_or(|at| now.since(at) >= AGE_EVERY);
         let aged = aged && self.clock_is_steady(now);
-        if !aged && self.index.bytes() <= budget.max_bytes {
+        let lacking = self.lacking();
+        if !aged && lacking == 0 && self.index.bytes() <= budget.max_bytes {
+            self.keep_ballast();
             return Ok(());
         }
         if aged {
             self.aged = Some(now);
         }
-        for reason in ["max_mb", "max_days"] {
+        for reason in ["min_free_mb", "max_mb", "max_days"] {
             let held = self.index.held();
             let held: Vec<&Held> = held.iter().collect();
             let files = match reason {
+                "min_free_mb" if lacking == 0 => continue,
+                "min_free_mb" => {
+                    let max_bytes = self.index.bytes().saturating_sub(lacking);
+                    too_much(
+                        &held,
+                        &Budget {
+                            max_bytes,
+                            ..budget
+                        },
+                    )
+                }
                 "max_mb" => too_much(&held, &budget),
                 _ if aged => too_old(&held, &budget, self.clock.utc()),
                 _ => Vec::new(),
@@ -800,8 +874,7 @@ impl Keeper {
                 reason: reason.to_owned(),
                 files,
             };
-            let entry = Body::Deleted(body.clone());
-            match self.chain.append(&self.disk, entry, self.clock.utc()) {
+            match self.record_removal(&body) {
                 Ok(appended) => {
                     self.unlink(&body.files);
                     self.index.remove(&body.files);
@@ -810,7 +883,7 @@ impl Keeper {
                         .add(body.files.len() as u64);
                     let index = appended.index;
                     tracing::info!(reason, files = body.files.len(), index, "evidence removed");
-                    (around.tell)(Told::Deleted { index, body });
+                    tell(Told::Deleted { index, body });
                 }
                 Err(e) => {
                     self.shed_at = now.plus(AGAIN);
@@ -821,7 +894,10 @@ impl Keeper {
                 }
             }
         }
-        Ok(())
+        let room = self
+            .disk
+            .has_room(&self.config.dir, self.config.keep_above());
+        room.map_err(|e| format!("{e}; make room on the disk"))
     }
 
     /// Whether UTC went on as it should since the start: a clock that was set years ahead must not

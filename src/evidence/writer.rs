@@ -38,7 +38,8 @@ impl BundleWriter {
         }
     }
 
-    /// Writes the bundle of `draft`; `finding` is the opening revision as JSON.
+    /// Writes the bundle of `draft`; `finding` is the opening revision as JSON. With less than `keep`
+    /// bytes free on the disk there is no room for it.
     ///
     /// # Errors
     /// [`WriteError`]; nothing is left under the bundle's name.
@@ -47,7 +48,14 @@ impl BundleWriter {
         draft: &Draft,
         finding: &[u8],
         pictures: &Pictures,
+        keep: u64,
     ) -> Result<(), WriteError> {
+        self.disk
+            .has_room(&self.dir, keep)
+            .map_err(|source| WriteError {
+                path: self.dir.clone(),
+                source,
+            })?;
         let pending = serde_json::to_vec(draft).map_err(|e| WriteError {
             path: self.dir.join(&draft.folder),
             source: e.into(),

@@ -60,4 +60,6 @@ pub struct UplinkConfig {
     pub telemetry_every: Duration,
     /// What pictures and clips may take of the line, kbit/s on average; 0: none are sent.
     pub evidence_kbps: u32,
+    /// What may wait to be sent, records and files together; see `outbox_budget.rs`.
+    pub outbox_bytes: u64,
 }

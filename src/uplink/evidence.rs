@@ -18,6 +18,7 @@
 //! | nobody subscribes (0x10), or a refusal (from 0x80) | tried again after 1 s, doubled up to 5 min |
 //! | refused [`REFUSALS`] times, larger than the broker takes, the file gone or changed | it is taken off the shelf, counted, and a notice says so |
 //! | the connection ends | read and sent again |
+//! | more waits than `uplink.outbox_mb` | it is taken off the shelf and told, see `outbox_budget.rs` |
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::path::{Path, PathBuf};
@@ -101,10 +102,18 @@ impl EvidenceItem {
     }
 }
 
+/// What waits, by order.
+#[derive(Debug, Default)]
+struct Waiting {
+    items: BTreeMap<Order, EvidenceItem>,
+    /// What is being sent.
+    taken: Option<Order>,
+}
+
 /// What waits to leave; clones share it.
 #[derive(Clone, Debug)]
 pub struct EvidenceOutbox {
-    waiting: Arc<Mutex<BTreeMap<Order, EvidenceItem>>>,
+    waiting: Arc<Mutex<Waiting>>,
     dir: Arc<Path>,
     unredacted_may_leave: Arc<AtomicBool>,
 }
@@ -136,13 +145,33 @@ impl EvidenceOutbox {
         Ok(outbox)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Order, EvidenceItem>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Queues what is on the shelf.
     pub fn add(&self, item: EvidenceItem) {
-        self.lock().insert(item.order(), item);
+        self.lock().items.insert(item.order(), item);
+    }
+
+    /// Bytes of the files that wait.
+    pub(super) fn bytes(&self) -> u64 {
+        self.lock().items.values().map(|item| item.bytes).sum()
+    }
+
+    /// Takes out what `choose` names of the files that wait and are not being sent.
+    pub(super) fn take_out(
+        &self,
+        choose: impl FnOnce(Vec<&EvidenceItem>) -> Vec<EvidenceItem>,
+    ) -> Vec<EvidenceItem> {
+        let mut waiting = self.lock();
+        let free = waiting.items.iter();
+        let free = free.filter(|(order, _)| Some(**order) != waiting.taken);
+        let chosen = choose(free.map(|(_, item)| item).collect());
+        for item in &chosen {
+            waiting.items.remove(&item.order());
+        }
+        chosen
     }
 
     /// The policy changed.
@@ -155,16 +184,22 @@ impl EvidenceOutbox {
         &self.dir
     }
 
+    /// The next to be sent; nobody takes it out from here on.
     fn first(&self) -> Option<EvidenceItem> {
-        self.lock().values().next().cloned()
+        let mut waiting = self.lock();
+        let first = waiting.items.values().next().cloned();
+        waiting.taken = first.as_ref().map(EvidenceItem::order);
+        first
     }
 
     fn remove(&self, item: &EvidenceItem) {
-        self.lock().remove(&item.order());
+        let mut waiting = self.lock();
+        waiting.items.remove(&item.order());
+        waiting.taken = None;
     }
 
     fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().items.len()
     }
 }
 
@@ -434,7 +469,8 @@ impl EvidenceSender {
     }
 }
 
-fn delete(item: &EvidenceItem) -> Change {
+/// What takes it off the shelf.
+pub(super) fn delete(item: &EvidenceItem) -> Change {
     Change::Delete {
         shelf: Shelf::Evidence,
         key: item.key(),
@@ -443,14 +479,10 @@ fn delete(item: &EvidenceItem) -> Change {
 
 fn withheld(item: &EvidenceItem, unfit: &Unfit, now: UtcMicros) -> Notice {
     let name = format!("{}/{}/{}", item.finding, item.n, unfit.reason);
-    let digest = sha256_hex(name.as_bytes());
-    let bits = u128::from_str_radix(&digest[..32], 16).unwrap_or_default();
+    let queued_ms = u64::try_from(item.queued_us.div_euclid(1000)).unwrap_or(0);
     let text = words::notice::not_sent(&item.kind, item.finding, &unfit.why);
     Notice {
-        id: uuid::Builder::from_u128(bits)
-            .with_version(uuid::Version::Custom)
-            .with_variant(uuid::Variant::RFC4122)
-            .into_uuid(),
+        id: id_of(queued_ms, &name),
         kind: "evidence.withheld".to_owned(),
         at: now,
         text: text.en,
@@ -464,6 +496,15 @@ fn withheld(item: &EvidenceItem, unfit: &Unfit, now: UtcMicros) -> Notice {
             "sha256": item.sha256,
         }),
     }
+}
+
+/// The same each time for the same millisecond and name.
+pub(super) fn id_of(ms: u64, name: &str) -> Uuid {
+    let digest = sha256_hex(name.as_bytes());
+    let bits = u128::from_str_radix(&digest[..20], 16).unwrap_or_default();
+    let mut bytes = [0; 10];
+    bytes.copy_from_slice(&bits.to_be_bytes()[6..]);
+    uuid::Builder::from_unix_timestamp_millis(ms, &bytes).into_uuid()
 }
 
 /// Reads a file on a thread of its own: a slow disk must not hold up the broker's connection.

@@ -17,6 +17,7 @@ mod evidence;
 mod evidence_headers;
 mod inbox;
 mod mqtt;
+mod outbox_budget;
 mod payload;
 mod receipts;
 mod record;
@@ -41,6 +42,7 @@ pub use evidence::{EvidenceItem, EvidenceOutbox};
 pub use evidence_headers::EvidenceHeaders;
 pub use inbox::{Answer, Inbox, InboxEvent, Incoming, WhatFor};
 pub use mqtt::{Asked, LinkError, Message};
+pub use outbox_budget::{OUTBOX_BEAT, OutboxBudget};
 pub use payload::{
     CameraRef, CameraReport, CameraState, CameraStatus, ClockRef, Event, EvidenceRef, FindingData,
     FindingEvent, FindingPhase, MissingEvidence, ModelRef, MutedRef, ObjectRef, OutboxStatus,
@@ -52,6 +54,8 @@ pub use record::{
     RecordKind, Shelf,
 };
 pub use run::{SiteState, Uplink, UplinkHealth, check};
-pub use store::{Again, Batch, Cursor, LedgerEntry, Record, Store, StoreError, StoreHandle};
+pub use store::{
+    Again, Batch, Cursor, LedgerEntry, Record, Store, StoreError, StoreHandle, StoreHealth,
+};
 pub use subscriber::{Heard, Subscriber};
 pub use topics::{ALL_SITES, TopicKind, Topics};

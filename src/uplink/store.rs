@@ -15,7 +15,7 @@
 //! # Format
 //! One SQLite file in WAL mode, `user_version` 2 (1 is upgraded when it is opened), and beside it `<file>.lock`, on which the process
 //! holds a lock for as long as it lives (a second daemon is refused; SQLite's own locks would let it
-//! in between two transactions, and both would publish).
+//! in between two transactions, and both would publish). It holds a number that `seq` has not reached.
 //!
 //! | table | what |
 //! | --- | --- |
@@ -33,28 +33,38 @@
 //! | what | what happens |
 //! | --- | --- |
 //! | a commit fails (disk full, I/O) | [`StoreError::Full`] or [`StoreError::Io`], counted; nothing of the transaction stays. The caller keeps the finding and calls again after a back-off; a commit that did reach the disk after all is recognised by finding and revision and gets the `seq` it has |
-//! | the file is damaged, at start or later | it is set aside as `<file>.corrupt-<utc seconds>` with an error in the log; what can still be read of it goes into the new file, and the counters go on. Where that fails, it is put back and the next call tries again |
+//! | the file is damaged, at start or later | a new one is written with what can still be read, row by row around what cannot; then the damaged one is set aside as `<file>.corrupt-<utc seconds>` and the new one takes its place (`store/files.rs`: a power cut leaves one of them). The log, [`StoreHealth`], a counter and a notice to the centre (`store.damaged`) say so. Where it fails, the damaged one stays and the next call tries again |
+//! | outbox rows cannot be read | the newest revision of findings with such numbers is taken from the ledger and sent again; older revisions and other records are lost |
+//! | the counters cannot be read | `seq` goes on behind the number that `<file>.lock` holds in reserve: a gap, told by the notice, never a number twice |
+//! | the first page is damaged | it is replaced by that of a new file, in a copy: the tables lie where they always do |
 //! | a stored record cannot be read | parked by the name of the reason; it does not stop the others |
 //! | a newer version's file | refused by name, untouched |
 //! | power cut | WAL with `synchronous=FULL`: what was answered is there |
 use std::error::Error as _;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
+use self::files::{Swap, beside, make_folder};
 use super::payload::{FindingData, FindingPhase, OutboxStatus};
-use super::record::{Change, RecordBody, RecordKind, Shelf};
+use super::record::{Change, Notice, RecordBody, RecordKind, Shelf};
+use crate::base::digest::sha256_hex;
 use crate::base::heartbeat::{Heartbeat, Heartbeats};
 use crate::base::metrics::{Counter, Metric, Metrics};
 use crate::base::time::{MonoMicros, SharedClock, UtcMicros};
+use crate::base::words;
+
+mod files;
 
 /// Layout of the file this version writes.
 const SCHEMA_VERSION: i64 = 2;
@@ -70,6 +80,10 @@ const BEAT: Duration = Duration::from_secs(30);
 const QUEUE_FULL_WAIT: Duration = Duration::from_millis(5);
 /// Closed findings leave the ledger after 90 days.
 const LEDGER_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Numbers held in reserve in the lock file: as many may be missing after the counters were lost.
+const RESERVE: i64 = 1000;
+/// How often it is looked whether files that were set aside are still there.
+const LOOK_ASIDE_EVERY: Duration = Duration::from_secs(60);
 /// How often the ledger is looked through for them.
 const PRUNE_EVERY: Duration = Duration::from_secs(24 * 3600);
 
@@ -295,6 +309,15 @@ pub struct Resent {
     pub through: u64,
 }
 
+/// How the store is, for the site's status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreHealth {
+    /// Why the newest write failed; `None`: it did not.
+    pub failing: Option<String>,
+    /// Names of damaged files that were set aside and are still there.
+    pub set_aside: Vec<String>,
+}
+
 /// A handle on the store's thread; cheap to clone. The thread ends when all handles are gone or one
 /// of them is [closed](StoreHandle::close), after all that was asked before.
 #[derive(Clone, Debug)]
@@ -303,6 +326,7 @@ pub struct StoreHandle {
     last_seq: watch::Receiver<u64>,
     status: watch::Receiver<OutboxStatus>,
     resent: watch::Receiver<Resent>,
+    health: watch::Receiver<StoreHealth>,
 }
 
 impl StoreHandle {
@@ -437,6 +461,11 @@ impl StoreHandle {
         self.resent.clone()
     }
 
+    /// How the store is; changes with it.
+    pub fn health(&self) -> watch::Receiver<StoreHealth> {
+        self.health.clone()
+    }
+
     /// Makes all parked records wait again; how many there were.
     ///
     /// # Errors
@@ -517,13 +546,17 @@ pub struct Store {
     last_seq: watch::Sender<u64>,
     status: watch::Sender<OutboxStatus>,
     resent: watch::Sender<Resent>,
+    health: watch::Sender<StoreHealth>,
     gauges: Gauges,
     pruned: MonoMicros,
+    looked_aside: MonoMicros,
     heartbeat: Heartbeat,
     /// The file could not be used any more and could not be replaced yet.
     damaged: Option<StoreError>,
     /// Held for as long as the store lives.
-    _lock: File,
+    lock: File,
+    /// What it says: a number that `seq` has not reached.
+    reserved: i64,
 }
 
 /// What waits, kept by addition, for a sum over 30 days of records takes too long for every commit.
@@ -544,6 +577,7 @@ struct Gauges {
     parked: Counter,
     committed: Counter,
     failures: Counter,
+    damaged: Counter,
 }
 
 impl Store {
@@ -564,12 +598,13 @@ impl Store {
             source: Arc::new(source),
         };
         if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
-            std::fs::create_dir_all(dir).map_err(|e| unwritable(dir, e))?;
+            make_folder(dir).map_err(|e| unwritable(dir, e))?;
         }
         let lock_path = beside(path, ".lock");
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .open(&lock_path)
             .map_err(|e| unwritable(&lock_path, e))?;
@@ -582,15 +617,25 @@ impl Store {
             }
             Err(TryLockError::Error(e)) => return Err(unwritable(&lock_path, e)),
         }
-        let conn = match open_checked(path, &*clock) {
-            Err(e) if e.is_corrupt() => renew(path, &*clock, &e)?,
+        let gauge = |m| metrics.counter(m, &[]);
+        let damaged = gauge(Metric::StoreDamaged);
+        if let Some(swap) = Swap::unfinished(path).map_err(|e| unwritable(path, e))? {
+            swap.finish().map_err(|e| unwritable(path, e))?;
+            tracing::warn!(aside = %swap.aside().display(), "a damaged store is set aside, which a power cut had interrupted");
+        }
+        let floor = Floor {
+            reserved: reserved_in(&lock),
+            ..Floor::default()
+        };
+        let conn = match open_checked(path, &*clock, Log::Wal) {
+            Err(e) if e.is_corrupt() => renew(path, &*clock, &e, floor, &damaged)?,
             other => other?,
         };
         let totals = Totals::read(&conn)?;
-        let gauge = |m| metrics.counter(m, &[]);
         let (last_seq, last_seq_rx) = watch::channel(totals.last_seq as u64);
         let (status, status_rx) = watch::channel(OutboxStatus::default());
         let (resent, resent_rx) = watch::channel(Resent::default());
+        let (health, health_rx) = watch::channel(StoreHealth::default());
         let mut store = Self {
             path: path.to_owned(),
             conn,
@@ -598,6 +643,7 @@ impl Store {
             last_seq,
             status,
             resent,
+            health,
             gauges: Gauges {
                 records: gauge(Metric::OutboxRecords),
                 bytes: gauge(Metric::OutboxBytes),
@@ -605,14 +651,19 @@ impl Store {
                 parked: gauge(Metric::OutboxParked),
                 committed: gauge(Metric::StoreRecords),
                 failures: gauge(Metric::StoreFailures),
+                damaged,
             },
             pruned: clock.mono(),
+            looked_aside: clock.mono(),
             heartbeat: heartbeats.register("store", BEAT),
             clock,
             damaged: None,
-            _lock: lock,
+            lock,
+            reserved: floor.reserved,
         };
         store.prune();
+        store.reserve();
+        store.look_aside();
         store.publish_totals();
         let (commands, rx) = sync_channel(QUEUE);
         let thread = thread::Builder::new()
@@ -624,6 +675,7 @@ impl Store {
             last_seq: last_seq_rx,
             status: status_rx,
             resent: resent_rx,
+            health: health_rx,
         };
         Ok((handle, thread))
     }
@@ -632,12 +684,10 @@ impl Store {
         let mut open = true;
         while open {
             self.heartbeat.beat();
+            self.look_around();
             let mut group = match commands.recv_timeout(TICK) {
                 Ok(command) => vec![command],
                 Err(RecvTimeoutError::Timeout) => {
-                    if self.clock.mono().since(self.pruned) > PRUNE_EVERY {
-                        self.prune();
-                    }
                     self.publish_totals();
                     continue;
                 }
@@ -654,6 +704,17 @@ impl Store {
         self.publish_totals();
         if let Err((_, e)) = self.conn.close() {
             tracing::warn!(err = %e, "store not closed cleanly");
+        }
+    }
+
+    /// What is done now and then, however busy it is.
+    fn look_around(&mut self) {
+        let now = self.clock.mono();
+        if now.since(self.pruned) > PRUNE_EVERY {
+            self.prune();
+        }
+        if now.since(self.looked_aside) > LOOK_ASIDE_EVERY {
+            self.look_aside();
         }
     }
 
@@ -692,7 +753,9 @@ impl Store {
         if !writes.is_empty() {
             match self.write(&writes) {
                 Ok(results) => {
+                    self.reserve();
                     self.publish_totals();
+                    self.note_failing(None);
                     for (answer, result) in answers.into_iter().zip(results) {
                         if let (Answer::Resent(_), Ok(seqs)) = (&answer, &result)
                             && let Some(through) = seqs.iter().max()
@@ -707,6 +770,7 @@ impl Store {
                 Err(e) => {
                     self.gauges.failures.add(1);
                     tracing::error!(err = %e.chain(), "store cannot be written");
+                    self.note_failing(Some(e.chain()));
                     for answer in answers {
                         let result = match &answer {
                             Answer::Epoch(_) => Ok(vec![self.unsaved_epoch()]),
@@ -786,7 +850,9 @@ impl Store {
     /// Sets a damaged file aside and goes on with a new one.
     fn renew(&mut self, error: &StoreError) -> Result<(), StoreError> {
         self.gauges.failures.add(1);
-        // The old connection must be gone before its file is moved.
+        // The old connection must be gone before its file is moved, and must leave it as it is.
+        self.conn
+            .set_db_config(SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         self.conn = Connection::open_in_memory()?;
         self.damaged = Some(error.clone());
         self.mend()
@@ -797,26 +863,76 @@ impl Store {
         let Some(damage) = self.damaged.clone() else {
             return Ok(());
         };
-        let renewed = renew(&self.path, &*self.clock, &damage).and_then(|conn| {
-            // What we remember is newer than what could be read.
-            for (key, value) in [
-                ("last_seq", self.totals.last_seq),
-                ("epoch", self.totals.epoch),
-            ] {
-                let sql = "UPDATE meta SET value = max(value, ?2) WHERE key = ?1";
-                conn.execute(sql, params![key, value])?;
-            }
-            Ok((Totals::read(&conn)?, conn))
+        // What we remember is newer than what could be read.
+        let floor = Floor {
+            last_seq: Some(self.totals.last_seq),
+            epoch: self.totals.epoch,
+            reserved: self.reserved,
+        };
+        // One that was sealed and not brought into its place yet is the store already.
+        let swapped = Swap::unfinished(&self.path).and_then(|swap| match swap {
+            Some(swap) => swap.finish().map(|()| true),
+            None => Ok(false),
         });
+        let renewed = match swapped {
+            Ok(true) => open_checked(&self.path, &*self.clock, Log::Wal),
+            Ok(false) => renew(
+                &self.path,
+                &*self.clock,
+                &damage,
+                floor,
+                &self.gauges.damaged,
+            ),
+            Err(e) => Err(cannot_write(&self.path, e)),
+        };
+        let renewed = renewed.and_then(|conn| Ok((Totals::read(&conn)?, conn)));
         match renewed {
             Ok((totals, conn)) => {
                 (self.totals, self.conn, self.damaged) = (totals, conn, None);
+                self.reserve();
+                self.look_aside();
+                // What was saved from the ledger waits before what has been read already.
+                self.resent.send_modify(|r| {
+                    (r.times, r.through) = (r.times + 1, r.through.max(totals.last_seq as u64));
+                });
                 Ok(())
             }
             Err(e) => {
                 tracing::error!(err = %e.chain(), "damaged store cannot be set aside");
                 Err(damage)
             }
+        }
+    }
+
+    fn note_failing(&self, why: Option<String>) {
+        self.health.send_if_modified(|health| {
+            let is_news = health.failing != why;
+            health.failing = why;
+            is_news
+        });
+    }
+
+    fn look_aside(&mut self) {
+        self.looked_aside = self.clock.mono();
+        let names = files::set_aside(&self.path);
+        self.health.send_if_modified(|health| {
+            let is_news = health.set_aside != names;
+            health.set_aside = names;
+            is_news
+        });
+    }
+
+    /// Keeps the number in the lock file well ahead of `seq`.
+    fn reserve(&mut self) {
+        if self.totals.last_seq + RESERVE / 2 < self.reserved {
+            return;
+        }
+        let next = self.totals.last_seq + RESERVE;
+        let text = format!("{next:020}\n");
+        let written = self.lock.write_all_at(text.as_bytes(), 0);
+        match written.and_then(|()| self.lock.sync_all()) {
+            Ok(()) => self.reserved = next,
+            Err(e) => tracing::warn!(err = %e, "number in reserve not written"),
         }
     }
 
@@ -1348,16 +1464,43 @@ impl Totals {
     }
 }
 
-/// `path` with `end` after its name.
-fn beside(path: &Path, end: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(end);
-    name.into()
+/// Numbers below which the counters of a new file must not begin.
+#[derive(Clone, Copy, Debug, Default)]
+struct Floor {
+    /// What we gave last; `None` if only the file knew.
+    last_seq: Option<i64>,
+    epoch: i64,
+    /// What `seq` cannot have reached.
+    reserved: i64,
+}
+
+/// What the lock file holds in reserve; 0 if it says nothing.
+fn reserved_in(lock: &File) -> i64 {
+    let mut text = [0; 20];
+    let read = lock.read_exact_at(&mut text, 0);
+    let number = std::str::from_utf8(&text).ok().and_then(|t| t.parse().ok());
+    number.filter(|_| read.is_ok()).unwrap_or(0)
+}
+
+fn cannot_write(path: &Path, source: io::Error) -> StoreError {
+    StoreError::Unwritable {
+        path: path.to_owned(),
+        source: Arc::new(source),
+    }
+}
+
+/// How a file keeps its transactions.
+#[derive(Clone, Copy)]
+enum Log {
+    Wal,
+    /// For a file that is to be moved: it has no second file when it is closed.
+    Journal,
 }
 
 fn open_checked(
     path: &Path,
     clock: &dyn crate::base::time::Clock,
+    log: Log,
 ) -> Result<Connection, StoreError> {
     let open = |e: rusqlite::Error| match e.sqlite_error_code() {
         Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
@@ -1369,9 +1512,15 @@ fn open_checked(
         _ => e.into(),
     };
     let mut conn = Connection::open(path).map_err(open)?;
+    // A file that turns out to be damaged stays as it is, and so does its log.
+    conn.set_db_config(SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // Whoever looks into the file by hand may hold it for a moment.
     conn.busy_timeout(Duration::from_secs(5))?;
-    conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
+    if let Log::Wal = log {
+        conn.execute_batch("PRAGMA journal_mode = WAL;")
+            .map_err(open)?;
+    }
+    conn.execute_batch("PRAGMA synchronous = FULL;")
         .map_err(open)?;
     let found: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if found > SCHEMA_VERSION {
@@ -1405,153 +1554,294 @@ fn open_checked(
         tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         tx.commit().map_err(open)?;
     }
+    conn.set_db_config(SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     Ok(conn)
 }
 
-/// Moves a damaged file out of the way, starts a new one and saves into it what can still be read.
+/// Writes what can still be read of a damaged file into a new one, and puts that into its place.
 fn renew(
     path: &Path,
     clock: &dyn crate::base::time::Clock,
     error: &StoreError,
+    floor: Floor,
+    damaged: &Counter,
 ) -> Result<Connection, StoreError> {
-    let name = format!(".corrupt-{}", clock.utc().0.div_euclid(1_000_000));
-    let mut aside = beside(path, &name);
-    // A clock that stands still must not make one damaged file replace another.
-    for n in 2.. {
-        if !aside.exists() {
-            break;
+    let swap = Swap::new(path, clock.utc().0.div_euclid(1_000_000));
+    let file_error = |e| cannot_write(swap.aside(), e);
+    swap.discard().map_err(file_error)?;
+    let saved = open_checked(&swap.draft(), clock, Log::Journal).and_then(|mut draft| {
+        let saved = salvage(path, &swap, &mut draft, floor, error, clock.utc())?;
+        draft.close().map_err(|(_, e)| e)?;
+        Ok(saved)
+    });
+    let sealed = saved.and_then(|saved| {
+        swap.seal().map_err(file_error)?;
+        Ok(saved)
+    });
+    let saved = sealed.inspect_err(|_| {
+        // A disk that is full has no room for half a file.
+        if let Err(e) = swap.discard() {
+            tracing::warn!(err = %e, "half-made store not removed");
         }
-        aside = beside(path, &format!("{name}-{n}"));
-    }
-    let fresh = move_all(path, &aside)
-        .map_err(|source| StoreError::Unwritable {
-            path: aside.clone(),
-            source: Arc::new(source),
-        })
-        .and_then(|()| {
-            let mut conn = open_checked(path, clock)?;
-            let saved = salvage(&aside, &mut conn)?;
-            Ok((conn, saved))
-        });
-    match fresh {
-        Ok((conn, saved)) => {
-            tracing::error!(
-                err = %error.chain(), aside = %aside.display(), saved,
-                "store was damaged and set aside; records that could not be read from it are lost"
-            );
-            Ok(conn)
-        }
-        Err(e) => {
-            // Half a new file must not pass for the store after a restart: the next try is to find
-            // the damaged one in its place.
-            if aside.exists()
-                && let Err(e) = move_all(&aside, path)
-            {
-                tracing::error!(err = %e, aside = %aside.display(), "damaged store stays set aside");
-            }
-            Err(e)
-        }
-    }
+    })?;
+    swap.finish().map_err(file_error)?;
+    damaged.add(1);
+    tracing::error!(
+        err = %error.chain(), aside = %swap.aside().display(), saved = saved.records,
+        again = saved.again, through = saved.through,
+        "store was damaged and set aside; records that could not be read from it are lost"
+    );
+    open_checked(path, clock, Log::Wal)
 }
 
-/// Moves a database with its log, replacing what is there. A log of its own at `to` must not stay:
-/// SQLite would play it into the other file.
-fn move_all(from: &Path, to: &Path) -> io::Result<()> {
-    std::fs::rename(from, to)?;
-    for end in ["-wal", "-shm"] {
-        let moved = match std::fs::rename(beside(from, end), beside(to, end)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => std::fs::remove_file(beside(to, end)),
-            moved => moved,
+/// What was saved of a damaged file.
+#[derive(Clone, Copy, Debug, Default)]
+struct Saved {
+    /// Records of its outbox.
+    records: u64,
+    /// Findings that are sent again because nobody knows whether their records were delivered.
+    again: u64,
+    /// The highest number that may have been given.
+    through: i64,
+}
+
+/// A damaged file, opened so that it stays as it is.
+fn open_damaged(path: &Path) -> Option<Connection> {
+    let old = Connection::open(path).ok()?;
+    old.set_db_config(SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .ok()?;
+    let schema = "SELECT count(*) FROM sqlite_schema WHERE name = 'outbox'";
+    let known = old.query_row(schema, [], |row| row.get::<_, i64>(0));
+    known.is_ok_and(|n| n == 1).then_some(old)
+}
+
+/// The page that names the tables, and how large a page is.
+const PAGE: usize = 4096;
+
+/// A copy of the damaged file, with the first page of a new one: tables lie where they always do.
+fn with_another_head(path: &Path, swap: &Swap, draft: &Path) -> Option<Connection> {
+    let copy = swap.copy();
+    let mut bytes = std::fs::read(path).ok()?;
+    let head = std::fs::read(draft).ok()?;
+    if bytes.len() < 2 * PAGE || head.len() < PAGE {
+        return None;
+    }
+    bytes[..PAGE].copy_from_slice(&head[..PAGE]);
+    // Pages in the file, then the list of free ones and their count: see SQLite's file format, 1.3.
+    let pages = (bytes.len() / PAGE) as u32;
+    bytes[28..32].copy_from_slice(&pages.to_be_bytes());
+    bytes[32..40].fill(0);
+    std::fs::write(&copy, bytes).ok()?;
+    let log = beside(path, "-wal");
+    if log.exists() {
+        std::fs::copy(&log, beside(&copy, "-wal")).ok()?;
+    }
+    open_damaged(&copy)
+}
+
+/// Copies what can be read of a damaged file. Only writing can fail.
+fn salvage(
+    path: &Path,
+    swap: &Swap,
+    to: &mut Connection,
+    floor: Floor,
+    error: &StoreError,
+    now: UtcMicros,
+) -> Result<Saved, StoreError> {
+    let old = open_damaged(path).or_else(|| with_another_head(path, swap, &swap.draft()));
+    let tx = to.transaction()?;
+    let mut saved = Saved::default();
+    let mut last_seq = floor.last_seq;
+    if let Some(old) = &old {
+        for key in ["last_seq", "epoch"] {
+            let sql = "SELECT value FROM meta WHERE key = ?1";
+            if let Ok(value) = old.query_row(sql, [key], |row| row.get::<_, i64>(0)) {
+                raise(&tx, key, value)?;
+                if key == "last_seq" {
+                    last_seq = last_seq.max(Some(value));
+                }
+            }
+        }
+        copy_rows(old, &tx, &mut saved)?;
+    }
+    // Without the counter nobody knows the newest number; but it is below the one in reserve.
+    saved.through = saved.through.max(last_seq.unwrap_or(floor.reserved));
+    raise(&tx, "last_seq", saved.through)?;
+    raise(&tx, "epoch", floor.epoch)?;
+    let notice = RecordBody::Notice(Box::new(damage(swap, &saved, error, now)));
+    let seq = bump(&tx, "last_seq")?;
+    insert(&tx, seq, now.0, None, &notice)?;
+    tx.commit()?;
+    drop(old);
+    swap.discard_copy();
+    Ok(saved)
+}
+
+fn raise(tx: &Transaction<'_>, key: &str, value: i64) -> rusqlite::Result<()> {
+    let sql = "UPDATE meta SET value = max(value, ?2) WHERE key = ?1";
+    tx.execute(sql, params![key, value]).map(drop)
+}
+
+fn copy_rows(old: &Connection, tx: &Transaction<'_>, saved: &mut Saved) -> rusqlite::Result<()> {
+    // A file of layout 1 knows no kinds.
+    let columns = [
+        "seq, created_utc, parked, payload, kind",
+        "seq, created_utc, parked, payload, 'finding'",
+    ];
+    let holes = each_row(old, "outbox", "seq", &columns, |row| {
+        let (seq, utc): (i64, i64) = (row.get(0)?, row.get(1)?);
+        let (parked, text, kind): (Option<String>, String, String) =
+            (row.get(2)?, row.get(3)?, row.get(4)?);
+        if let Ok(body) = body_of(&kind, text.as_bytes()) {
+            saved.through = saved.through.max(seq);
+            saved.records += 1;
+            insert(tx, seq, utc, parked.as_deref(), &body)?;
+        }
+        Ok(())
+    })?;
+    let columns = ["rowid, seq, updated_utc, payload"];
+    each_row(old, "ledger", "rowid", &columns, |row| {
+        let (seq, utc, text): (i64, i64, String) = (row.get(1)?, row.get(2)?, row.get(3)?);
+        let Ok(data) = serde_json::from_str::<FindingData>(&text) else {
+            return Ok(());
         };
-        match moved {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
+        saved.through = saved.through.max(seq);
+        note(tx, seq, utc, &data, &text)?;
+        let is_lost = holes.iter().any(|(from, to)| (*from..=*to).contains(&seq));
+        let known = "SELECT 1 FROM outbox WHERE seq = ?1";
+        if is_lost && !tx.prepare_cached(known)?.exists([seq])? {
+            saved.again += 1;
+            insert(tx, seq, utc, None, &RecordBody::Finding(Box::new(data)))?;
+        }
+        Ok(())
+    })?;
+    // Its keys are texts: from both ends, up to what cannot be read.
+    for order in ["", " DESC"] {
+        let sql = format!(
+            "SELECT shelf, key, updated_utc, body FROM shelf ORDER BY shelf{order}, key{order}"
+        );
+        let Ok(mut statement) = old.prepare(&sql) else {
+            break;
+        };
+        let mut rows = statement.query([])?;
+        while let Ok(Some(row)) = rows.next() {
+            let entry = || -> rusqlite::Result<(String, String, i64, String)> {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            };
+            if let Ok((shelf, key, utc, body)) = entry() {
+                put(tx, &shelf, &key, utc, &body)?;
+            }
         }
     }
     Ok(())
 }
 
-/// Hands on the rows of the first of `queries` that the file understands, up to the first that cannot
-/// be read. Only what `take` does with them can fail; a row that is not as expected is left out.
+/// Hands on the rows of a table in the order of its number, those behind a page that cannot be read as
+/// well; returns the ranges of numbers that cannot. `columns`, of which the first that the file
+/// understands count, begin with the number. Only what `take` does with a row can fail.
 fn each_row(
     old: &Connection,
-    queries: &[&str],
+    table: &str,
+    number: &str,
+    columns: &[&str],
     mut take: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<()>,
-) -> rusqlite::Result<()> {
-    let Some(mut statement) = queries.iter().find_map(|sql| old.prepare(sql).ok()) else {
-        return Ok(());
+) -> rusqlite::Result<Vec<(i64, i64)>> {
+    let all = vec![(i64::MIN, i64::MAX)];
+    let select = |columns: &&str, which: &str| {
+        old.prepare(&format!(
+            "SELECT {columns} FROM {table} WHERE {number} {which}"
+        ))
     };
-    let Ok(mut rows) = statement.query([]) else {
-        return Ok(());
+    let readable = |c: &&&str| select(c, "= ?1").is_ok();
+    let Some(columns) = columns.iter().find(readable) else {
+        return Ok(all);
     };
-    while let Ok(Some(row)) = rows.next() {
-        match take(row) {
-            Err(e) if e.sqlite_error_code().is_some() => return Err(e),
-            _ => {}
+    let behind = format!("> ?1 ORDER BY {number}");
+    let (Ok(mut behind), Ok(mut one)) = (select(columns, &behind), select(columns, "= ?1")) else {
+        return Ok(all);
+    };
+    let next = format!("SELECT min({number}) FROM {table} WHERE {number} > ?1");
+    let last = format!("SELECT max({number}) FROM {table}");
+    let last = old.query_row(&last, [], |row| row.get::<_, Option<i64>>(0));
+    let Ok(mut next) = old.prepare(&next) else {
+        return Ok(all);
+    };
+    let mut holes = Vec::new();
+    let mut at = i64::MIN;
+    loop {
+        // A row that is not as expected is left out.
+        let mut keep = |row: &rusqlite::Row<'_>| match take(row) {
+            Err(e) if e.sqlite_error_code().is_some() => Err(e),
+            _ => Ok(()),
+        };
+        let ended = {
+            let mut rows = behind.query([at])?;
+            loop {
+                match rows.next() {
+                    Ok(None) => break true,
+                    // What does not rise comes from a page that is not what it was.
+                    Ok(Some(row)) if row.get(0).is_ok_and(|n: i64| n > at) => {
+                        keep(row)?;
+                        at = row.get(0)?;
+                    }
+                    _ => break false,
+                }
+            }
+        };
+        if ended {
+            return Ok(holes);
         }
+        let Ok(Some(last)) = last else {
+            holes.push((at.saturating_add(1), i64::MAX));
+            return Ok(holes);
+        };
+        // How far it cannot be read: twice as far each time.
+        let (from, mut step) = (at.max(0), 1);
+        let mut found = None;
+        while found.is_none() && from + step <= last {
+            let behind = next.query_row([from + step], |row| row.get::<_, Option<i64>>(0));
+            found = behind.ok().flatten().filter(|n| *n > from + step);
+            step *= 2;
+        }
+        let to = found.map_or(last, |n| n - 1);
+        for n in from + 1..=to {
+            if let Ok(mut rows) = one.query([n])
+                && let Ok(Some(row)) = rows.next()
+            {
+                keep(row)?;
+            }
+        }
+        holes.push((at.saturating_add(1), to));
+        if found.is_none() {
+            return Ok(holes);
+        }
+        at = to;
     }
-    Ok(())
 }
 
-/// Copies what can be read of a damaged file; how many records. Only writing can fail.
-fn salvage(from: &Path, to: &mut Connection) -> Result<u64, StoreError> {
-    let Ok(old) = Connection::open(from) else {
-        return Ok(0);
-    };
-    let tx = to.transaction()?;
-    let mut highest = 0;
-    for key in ["last_seq", "epoch"] {
-        let sql = "SELECT value FROM meta WHERE key = ?1";
-        if let Ok(value) = old.query_row(sql, [key], |row| row.get::<_, i64>(0)) {
-            let sql = "UPDATE meta SET value = max(value, ?2) WHERE key = ?1";
-            tx.execute(sql, params![key, value])?;
-        }
+/// What the centre is told of it.
+fn damage(swap: &Swap, saved: &Saved, error: &StoreError, now: UtcMicros) -> Notice {
+    let file = swap.aside().file_name().unwrap_or_default();
+    let file = file.to_string_lossy().into_owned();
+    let mut bits = [0; 10];
+    let digest = sha256_hex(file.as_bytes());
+    bits.copy_from_slice(&digest.as_bytes()[..10]);
+    let ms = u64::try_from(now.0.div_euclid(1000)).unwrap_or(0);
+    let text = words::notice::store_damaged(&file, saved.through);
+    Notice {
+        id: uuid::Builder::from_unix_timestamp_millis(ms, &bits).into_uuid(),
+        kind: "store.damaged".to_owned(),
+        at: now,
+        text: text.en,
+        text_zh: text.zh,
+        data: serde_json::json!({
+            "file": file,
+            "error": error.chain(),
+            "records": saved.records,
+            "again": saved.again,
+            "through": saved.through,
+        }),
     }
-    let mut saved = 0;
-    // The first page that cannot be read ends each of these. A file of layout 1 knows no kinds.
-    each_row(
-        &old,
-        &[
-            "SELECT seq, created_utc, parked, payload, kind FROM outbox ORDER BY seq",
-            "SELECT seq, created_utc, parked, payload, 'finding' FROM outbox ORDER BY seq",
-        ],
-        |row| {
-            let (seq, utc): (i64, i64) = (row.get(0)?, row.get(1)?);
-            let (parked, text, kind): (Option<String>, String, String) =
-                (row.get(2)?, row.get(3)?, row.get(4)?);
-            if let Ok(body) = body_of(&kind, text.as_bytes()) {
-                highest = highest.max(seq);
-                insert(&tx, seq, utc, parked.as_deref(), &body)?;
-                saved += 1;
-            }
-            Ok(())
-        },
-    )?;
-    each_row(
-        &old,
-        &["SELECT seq, updated_utc, payload FROM ledger"],
-        |row| {
-            let (seq, utc, text): (i64, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            if let Ok(data) = serde_json::from_str::<FindingData>(&text) {
-                highest = highest.max(seq);
-                note(&tx, seq, utc, &data, &text)?;
-            }
-            Ok(())
-        },
-    )?;
-    each_row(
-        &old,
-        &["SELECT shelf, key, updated_utc, body FROM shelf"],
-        |row| {
-            let (shelf, key, utc, body): (String, String, i64, String) =
-                (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-            put(&tx, &shelf, &key, utc, &body)
-        },
-    )?;
-    let sql = "UPDATE meta SET value = max(value, ?1) WHERE key = 'last_seq'";
-    tx.execute(sql, [highest])?;
-    tx.commit()?;
-    Ok(saved)
 }
 
 #[cfg(test)]

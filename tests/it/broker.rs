@@ -23,7 +23,7 @@ pub fn seq_in(line: &str) -> Option<u64> {
 }
 
 /// Waits until the daemon has stored `n` more records, and returns the newest `seq`.
-fn stored(daemon: &mut Process, n: usize) -> u64 {
+pub fn stored(daemon: &mut Process, n: usize) -> u64 {
     let mut newest = 0;
     for _ in 0..n {
         newest = seq_in(&daemon.wait_for("a stored finding", |l| seq_in(l).is_some())).unwrap();
@@ -48,7 +48,7 @@ fn upserted<'a>(findings: impl Iterator<Item = &'a Value>) -> BTreeMap<u64, Valu
     by_seq
 }
 
-fn wait_for_seq(listener: &mut Listener, seq: u64) {
+pub fn wait_for_seq(listener: &mut Listener, seq: u64) {
     let done = |m: &Value| m["seq"].as_u64().is_some_and(|s| s >= seq);
     listener.eventually(&format!("record {seq}"), |m| {
         m.topic.contains("/finding/") && done(&m.payload)

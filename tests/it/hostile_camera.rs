@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::rtsp_peer::{Peer, Ways, clip};
-use crate::status::{Page, page_of};
+use crate::status::{Page, address as page_of};
 use crate::support::{
     Camera, Listener, Mosquitto, QUICK_RULE, SiteDir, camera_table, demo_clip, root,
 };

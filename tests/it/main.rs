@@ -14,14 +14,21 @@ mod broker;
 mod camera;
 mod centre;
 mod commands;
+mod crash;
+mod disk;
 mod evidence;
 mod faults;
+mod faulty_disk;
 mod health;
 mod hostile_broker;
 mod hostile_camera;
+#[path = "crash/life.rs"]
+mod life;
 mod models;
 mod pipeline;
 mod reload;
+#[path = "crash/rounds.rs"]
+mod rounds;
 mod rtsp_peer;
 mod secrets;
 mod status;

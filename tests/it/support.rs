@@ -15,6 +15,8 @@ use mingchu::uplink::{TopicKind, Topics};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::faulty_disk::FaultyDisk;
+
 /// Longest wait for anything: the machines are shared and slow at times.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
@@ -581,10 +583,18 @@ impl SiteDir {
 
     /// Starts the daemon; does not wait for anything.
     pub fn daemon(&self) -> Process {
-        Process::start(
-            "mingchu",
-            mingchu().arg("run").arg("--config").arg(self.config()),
-        )
+        Process::start("mingchu", &mut self.command())
+    }
+
+    /// The same, on a disk that can be made to fail.
+    pub fn daemon_on(&self, disk: &FaultyDisk) -> Process {
+        Process::start("mingchu", disk.under(&mut self.command()))
+    }
+
+    fn command(&self) -> Command {
+        let mut command = mingchu();
+        command.arg("run").arg("--config").arg(self.config());
+        command
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) fn read_evidence(
     let ring_mb = section.integer("ring_mb", 1..=1024);
     let max_mb = section.integer("max_mb", 10..=1_000_000);
     let max_days = section.integer("max_days", 1..=3650);
+    let min_free_mb = section.integer("min_free_mb", 0..=1_000_000);
     section.finish();
     let state_dir = state_dir?;
     Some(EvidenceConfig {
@@ -34,5 +35,6 @@ pub(super) fn read_evidence(
         ring_bytes: (ring_mb.unwrap_or(16) * MIB) as usize,
         max_bytes: max_mb.unwrap_or(2000) * MIB,
         max_age: Duration::from_secs(max_days.unwrap_or(90) * 24 * 3600),
+        min_free_bytes: min_free_mb.unwrap_or(200) * MIB,
     })
 }

@@ -260,6 +260,14 @@ pub const KEYS: &[Key] = &[
         "What pictures and clips may take of the line on average, kbit/s; they go only while no finding waits. 0: none are sent.",
     ),
     key(
+        "uplink",
+        "outbox_mb",
+        "whole number, 1 to 1000000",
+        "500",
+        Value("500"),
+        "What may wait to be sent, MiB: records, and pictures and clips. Beyond it pictures and clips are not sent, the lowest class and the oldest first, and a notice says which (`outbox.shed`); they stay at the site as long as `evidence.max_mb` allows. Records are never dropped: 30 days without a line at 1200 revisions a day of 2.5 KiB are 88 MiB, with 24 reports a day of 2 KiB 90 MiB; the other 410 MiB are 5200 pictures of 80 KiB.",
+    ),
+    key(
         "evidence",
         "jpeg_quality",
         "whole number, 30 to 100",
@@ -314,6 +322,14 @@ pub const KEYS: &[Key] = &[
         "90",
         Value("90"),
         "Pictures and clips are removed after so many days, by signed record. What was found and signed stays.",
+    ),
+    key(
+        "evidence",
+        "min_free_mb",
+        "whole number, 0 to 1000000",
+        "200",
+        Value("200"),
+        "Evidence gives way to findings when the disk gets full, whoever fills it: below so many free MiB clips, then pictures are removed as with `max_mb`, and below half of it no new ones are kept. 0: never.",
     ),
     key(
         "detect",

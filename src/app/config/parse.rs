@@ -302,6 +302,7 @@ fn read_uplink(section: Section<'_, '_>, site: Option<&SiteIdentity>) -> Option<
     let progress_timeout = section.integer("progress_timeout_s", 2..=600);
     let telemetry = section.integer("telemetry_s", 1..=86_400);
     let evidence_kbps = section.integer("evidence_kbps", 0..=1_000_000);
+    let outbox_mb = section.integer("outbox_mb", 1..=1_000_000);
     section.finish();
     let broker = broker?;
     let tls = if broker.tls {
@@ -326,6 +327,7 @@ fn read_uplink(section: Section<'_, '_>, site: Option<&SiteIdentity>) -> Option<
         progress_timeout: Duration::from_secs(progress_timeout.unwrap_or(20)),
         telemetry_every: Duration::from_secs(telemetry.unwrap_or(60)),
         evidence_kbps: evidence_kbps.unwrap_or(256) as u32,
+        outbox_bytes: outbox_mb.unwrap_or(500) << 20,
     })
 }
 

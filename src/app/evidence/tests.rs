@@ -70,6 +70,7 @@ fn config(dir: &Path, redact: Redact) -> EvidenceConfig {
         pre_roll: std::time::Duration::from_secs(5),
         post_roll: std::time::Duration::from_secs(5),
         ring_bytes: 1 << 20,
+        min_free_bytes: 0,
         max_bytes: 1 << 30,
         // The pictures here have a date of their own, whenever the test runs.
         max_age: std::time::Duration::from_secs(100 * 365 * 24 * 3600),

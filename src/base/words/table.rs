@@ -134,6 +134,9 @@ words! {
         commands_not_subscribed = "broker refuses the subscription to command/+ or config/desired: allow it in the broker's access list", "消息服务器拒绝订阅 command/+ 或 config/desired，请在其访问列表中放行";
         receipts_not_subscribed = "broker refuses the subscription to receipts: allow it in the broker's access list", "消息服务器拒绝订阅回执，请在其访问列表中放行";
         command_flood = "commands come faster than they are looked at: some were dropped; see who publishes them", "命令来得太快，部分已丢弃，请检查是谁在发送";
+        store_failing(why) = "the store cannot be written: {why}; look at the disk", "本地存储无法写入：{why}，请检查磁盘";
+        store_set_aside(file) = "the store was damaged and {file} was set aside: look at the disk, keep a copy of that file for support, then move it away", "本地存储曾损坏，{file} 已另行保存：请检查磁盘，留存该文件备查后移走";
+        outbox_over(have, most) = "{have} MiB of records wait to be sent and uplink.outbox_mb is {most}: no picture waits any more, records are never dropped, so the outbox goes on growing; see why they are not delivered", "待发记录已达 {have} MiB，超过 uplink.outbox_mb 的 {most}：待发图片已全部放弃，记录绝不丢弃，发件箱将继续增大，请检查无法送达的原因";
         commands_wait(why) = "commands wait for the disk: {why}", "命令等待写入磁盘：{why}";
         ends_for_fault(why) = "stopped because of a fault in this program, and starts again: {why}", "因本程序内部故障停止，将自动重新启动：{why}";
         findings_wait(why) = "findings wait in memory: {why}", "发现的问题暂存内存，等待写入磁盘：{why}";
@@ -153,6 +156,8 @@ words! {
     notice {
         not_watched(from, until, cause) = "nothing was watched from {from} to {until}: {cause}", "{from} 至 {until} 未监测：{cause}";
         evidence_removed(files, findings, limit) = "{files} files of {findings} findings removed to stay within evidence.{limit}", "为不超过 evidence.{limit}，已删除 {findings} 个问题的 {files} 个文件";
+        store_damaged(file, through) = "the site's store was damaged and {file} was set aside: records up to {through} that the centre does not have and that do not come any more are lost", "本地存储曾损坏，{file} 已另行保存：编号 {through} 及以前、中心尚未收到且不再到来的记录已丢失";
+        outbox_shed(count, kind, class, from, to) = "{count} files ({kind}) of class {class} findings, queued from {from} to {to}, are not sent to stay within uplink.outbox_mb; the site still has them while evidence.max_mb allows", "为不超过 uplink.outbox_mb，{from} 至 {to} 排队的 {class} 级问题的 {count} 个 {kind} 文件不再发送；在 evidence.max_mb 允许的范围内本机仍有保存";
         not_sent(kind, finding, why) = "{kind} of finding {finding} is not sent: {why}", "问题 {finding} 的 {kind} 未发送：{why}";
         config_unreadable(why) = "the config on config/desired is refused: {why}", "config/desired 上的配置被拒绝：{why}";
         back = "back", "后退";

@@ -317,6 +317,7 @@ fn wherever_the_power_goes_a_blurred_clip_is_whole_or_not_there() {
         let site = with_bundle();
         let disk = Disk {
             steps_left: Some(std::cell::Cell::new(u32::MAX)),
+            ..Disk::default()
         };
         let (mut keeper, _jobs) = site.open(disk).unwrap();
         let made = b"a film";

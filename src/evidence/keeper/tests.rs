@@ -39,6 +39,7 @@ pub struct Site {
     ring: GopRing,
     pub max_bytes: u64,
     pub max_age: Duration,
+    pub min_free_bytes: u64,
     pub redact: Redact,
     told: Arc<std::sync::Mutex<Vec<Told>>>,
 }
@@ -95,6 +96,7 @@ impl Site {
             ring,
             max_bytes: 1 << 30,
             max_age: Duration::from_secs(90 * 24 * 3600),
+            min_free_bytes: 0,
             redact: Redact::Faces,
             told: Arc::default(),
         }
@@ -109,6 +111,7 @@ impl Site {
             pre_roll: Duration::from_secs(5),
             post_roll: Duration::from_secs(5),
             ring_bytes: 1 << 20,
+            min_free_bytes: self.min_free_bytes,
             max_bytes: self.max_bytes,
             max_age: self.max_age,
         }
@@ -170,7 +173,7 @@ impl Site {
     pub fn bundle(&self, n: u128) {
         let (keeper, jobs) = self.open(Disk::default()).unwrap();
         BundleWriter::new(&self.evidence())
-            .write(&draft(n), b"{}", &self.pictures())
+            .write(&draft(n), b"{}", &self.pictures(), 0)
             .unwrap();
         jobs.give(self.job(n));
         drop(jobs);
@@ -259,6 +262,7 @@ fn wherever_the_power_goes_a_snapshot_is_signed_or_not_there() {
         let site = Site::new();
         let disk = Disk {
             steps_left: Some(Cell::new(u32::MAX)),
+            ..Disk::default()
         };
         let (mut keeper, _jobs) = site.open(disk).unwrap();
         keeper.cut_power_after(steps);
@@ -329,7 +333,7 @@ fn a_clip_that_cannot_be_cut_is_named_as_missing() {
     for (n, remux) in [(1, FakeRemux(false)), (2, FakeRemux(true))] {
         let (keeper, jobs) = site.open(Disk::default()).unwrap();
         BundleWriter::new(&site.evidence())
-            .write(&draft(n), b"{}", &site.pictures())
+            .write(&draft(n), b"{}", &site.pictures(), 0)
             .unwrap();
         let mut job = site.job(n);
         if n == 2 {
@@ -356,7 +360,7 @@ fn a_bundle_waits_for_the_end_of_its_clip_and_a_stop_ends_the_wait() {
     let site = Site::new();
     let (mut keeper, jobs) = site.open(Disk::default()).unwrap();
     BundleWriter::new(&site.evidence())
-        .write(&draft(1), b"{}", &site.pictures())
+        .write(&draft(1), b"{}", &site.pictures(), 0)
         .unwrap();
     let mut job = site.job(1);
     let now = site.clock.mono();
@@ -385,17 +389,19 @@ fn wherever_the_power_goes_the_chain_verifies_and_the_bundle_is_signed_at_last()
         site.bundle(1);
         let cut = || Disk {
             steps_left: Some(Cell::new(steps)),
+            ..Disk::default()
         };
         let mut writer = BundleWriter::new(&site.evidence());
         let (mut keeper, jobs) = site.open(Disk::default()).unwrap();
         // First while analytics writes, then while the thread completes.
         writer.disk = cut();
-        let written = writer.write(&draft(2), b"{\"n\":2}", &site.pictures());
+        let written = writer.write(&draft(2), b"{\"n\":2}", &site.pictures(), 0);
         if written.is_ok() {
             let used = steps - writer.disk.steps_left.as_ref().unwrap().get();
             let left = steps - used;
             keeper.disk = Disk {
                 steps_left: Some(Cell::new(left)),
+                ..Disk::default()
             };
             keeper.take(site.job(2));
             keeper.work(&site.around(FakeRemux(true)), true);
@@ -426,6 +432,7 @@ fn wherever_the_power_goes_a_removal_is_by_record() {
         site.max_bytes = 10;
         let disk = Disk {
             steps_left: Some(Cell::new(steps)),
+            ..Disk::default()
         };
         if let Ok((mut keeper, jobs)) = site.open(disk) {
             keeper.work(&site.around(FakeRemux(true)), false);
@@ -509,12 +516,13 @@ fn a_disk_that_refuses_leaves_the_bundle_for_later_and_says_so() {
     let site = Site::new();
     let (mut keeper, _jobs) = site.open(Disk::default()).unwrap();
     BundleWriter::new(&site.evidence())
-        .write(&draft(1), b"{}", &site.pictures())
+        .write(&draft(1), b"{}", &site.pictures(), 0)
         .unwrap();
     let around = site.around(FakeRemux(true));
     keeper.take(site.job(1));
     keeper.disk = Disk {
         steps_left: Some(Cell::new(0)),
+        ..Disk::default()
     };
     keeper.work(&around, false);
     let told = site.told();
@@ -543,7 +551,7 @@ fn a_thread_that_is_behind_loses_clips_but_no_signature() {
     let writer = BundleWriter::new(&site.evidence());
     let all = JOBS as u128 + 4;
     for n in 1..=all {
-        writer.write(&draft(n), b"{}", &site.pictures()).unwrap();
+        writer.write(&draft(n), b"{}", &site.pictures(), 0).unwrap();
         jobs.give(site.job(n));
     }
     assert_eq!(site.metrics.total(Metric::EvidenceJobsDropped), 4);
@@ -608,4 +616,111 @@ fn what_a_power_cut_left_of_a_folder_is_cleared() {
     let unsigned: Vec<FileEntry> =
         bundle::files_in(&site.evidence().join(draft(1).folder)).unwrap();
     assert_eq!(unsigned.len(), 5);
+}
+
+/// A disk with so much room, beside a site with some bundles.
+fn filled(site: &Site, room: u64) -> Disk {
+    for n in 1..4 {
+        site.bundle(n);
+    }
+    Disk {
+        room: Some(Arc::new(room.into())),
+        ..Disk::default()
+    }
+}
+
+#[test]
+fn a_disk_that_gets_full_takes_evidence_back_by_record_and_the_centre_hears_of_it() {
+    let mut site = Site::new();
+    site.min_free_bytes = 1 << 20;
+    let disk = filled(&site, (1 << 20) - 100);
+    let room = disk.room.clone().unwrap();
+    let (mut keeper, jobs) = site.open(disk).unwrap();
+    keeper.work(&site.around(FakeRemux(true)), false);
+    let told = site.told();
+    let bodies: Vec<&DeletedBody> = told
+        .iter()
+        .filter_map(|t| match t {
+            Told::Deleted { body, .. } => Some(body),
+            Told::Problem(_) => None,
+        })
+        .collect();
+    let [body] = bodies[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!(body.reason, "min_free_mb");
+    assert!(
+        body.files.iter().all(|f| f.name == "sealed/clip.mp4"),
+        "{body:?}"
+    );
+    assert!(room.load(std::sync::atomic::Ordering::Relaxed) >= 1 << 20);
+    drop((keeper, jobs));
+    let verdict = site.verify();
+    assert!(verdict.ok && verdict.deleted_files > 0, "{verdict:?}");
+}
+
+#[test]
+fn a_disk_that_is_full_has_room_for_the_record_of_what_makes_room() {
+    let mut site = Site::new();
+    site.min_free_bytes = 1 << 20;
+    let disk = filled(&site, 2 << 20);
+    let room = disk.room.clone().unwrap();
+    let (mut keeper, jobs) = site.open(disk).unwrap();
+    assert!(site.evidence().join(BALLAST).is_file());
+    // Somebody else has filled it to the last byte.
+    room.store(0, std::sync::atomic::Ordering::Relaxed);
+    site.told();
+    keeper.work(&site.around(FakeRemux(true)), false);
+    let told = site.told();
+    assert!(
+        told.iter().any(|t| matches!(t, Told::Deleted { .. })),
+        "{told:?}"
+    );
+    // All that may go has gone and it is not enough: a person must look.
+    let is_told = |t: &Told| matches!(t, Told::Problem(Some(p)) if p.contains("make room"));
+    assert!(told.iter().any(is_told), "{told:?}");
+    assert_eq!(site.metrics.total(Metric::EvidenceRemoved), 12);
+    // Others have made room: the ballast is back, and so is the site.
+    room.store(3 << 20, std::sync::atomic::Ordering::Relaxed);
+    keeper.work(&site.around(FakeRemux(true)), false);
+    assert_eq!(site.told(), [Told::Problem(None)]);
+    assert!(site.evidence().join(BALLAST).is_file());
+    drop((keeper, jobs));
+    let verdict = site.verify();
+    assert!(verdict.ok && verdict.deleted_files == 12, "{verdict:?}");
+}
+
+#[test]
+fn with_little_room_left_no_new_evidence_is_kept_and_the_bundle_says_why() {
+    let site = Site::new();
+    let mut writer = BundleWriter::new(&site.evidence());
+    writer.disk.room = Some(Arc::new(999.into()));
+    let refused = writer.write(&draft(1), b"{}", &site.pictures(), 1000);
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.source.kind(), io::ErrorKind::StorageFull);
+    assert!(
+        refused.to_string().contains("gives way to findings"),
+        "{refused}"
+    );
+    assert!(!site.evidence().join(draft(1).folder).exists());
+}
+
+#[test]
+fn before_anything_runs_a_full_disk_gets_room_by_record() {
+    let mut site = Site::new();
+    site.min_free_bytes = 1 << 20;
+    let disk = filled(&site, 0);
+    let room = disk.room.clone().unwrap();
+    // What a start with room has left.
+    let (keeper, jobs) = site.open(Disk::default()).unwrap();
+    drop((keeper, jobs));
+    let (keeper, _jobs) = site.open(disk).unwrap();
+    let removed = keeper.make_room();
+    assert_eq!(
+        removed.iter().map(|(_, b)| b.files.len()).sum::<usize>(),
+        12
+    );
+    assert!(room.load(std::sync::atomic::Ordering::Relaxed) > BALLAST_BYTES as u64);
+    let verdict = site.verify();
+    assert!(verdict.ok && verdict.deleted_files == 12, "{verdict:?}");
 }

@@ -76,6 +76,7 @@ fn config(port: u16) -> UplinkConfig {
         progress_timeout: Duration::from_secs(20),
         telemetry_every: Duration::from_secs(3600),
         evidence_kbps: 256,
+        outbox_bytes: 500 << 20,
     }
 }
 

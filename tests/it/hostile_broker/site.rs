@@ -87,6 +87,7 @@ pub fn config(port: u16, ack: AckBy) -> UplinkConfig {
         progress_timeout: Duration::from_secs(120),
         telemetry_every: Duration::from_secs(300),
         evidence_kbps: 0,
+        outbox_bytes: 500 << 20,
     }
 }
 
