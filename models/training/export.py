@@ -297,7 +297,9 @@ def smoking_thresholds(held, cigarettes=np.arange(0.2, 0.9, 0.01)):
     alarm = lambda some: (np.array([s[2] for s in some])[:, None, None] >= np.array(cigarettes)[None, :, None]) | (
         np.array([s[1] for s in some])[:, None, None] >= heads[None, None])
     recall, false = (alarm([s for s in held if s[0] == w]).mean(0) for w in (True, False))
-    pairs = np.argwhere((recall == recall[false <= 0.03].max()) & (false <= 0.03))
+    # Where none is that calm, the calmest.
+    calm = false <= max(0.03, false.min())
+    pairs = np.argwhere((recall == recall[calm].max()) & calm)
     i, j = pairs[len(pairs) // 2]
     return round(float(cigarettes[i]), 2), round(float(heads[j]), 2)
 
