@@ -154,7 +154,7 @@ def heads_found(results, threshold):
 
 
 def best_threshold(results, name, floor=0.25, ceiling=0.8, beta=0.5):
-    """The lowest score, on a grid of 0.05, whose F-beta is within 0.01 of the best; 0.5 counts precision above recall.
+    """The lowest score, on a grid of 0.05, whose F-beta is within 0.02 of the best; 0.5 counts precision above recall.
 
     A camera looks at the same shelf all day: a false object there is a false alarm that stays, while one that
     is missed in a frame is usually seen in the next.  But where few objects say that two scores are as good,
@@ -171,7 +171,7 @@ def best_threshold(results, name, floor=0.25, ceiling=0.8, beta=0.5):
     best = max(scores.values())
     if best < 0.01:  # nothing is found anywhere
         return max(scores)
-    return min(t for t, f in scores.items() if f >= best - 0.01)
+    return min(t for t, f in scores.items() if f >= best - 0.02)
 
 
 def detector_report(predict, pictures, thresholds, shrinks=(1.0, 0.45), look=None):
