@@ -963,6 +963,7 @@ impl Store {
         for (seq, reason) in unreadable {
             tracing::error!(seq, reason, "stored record put aside");
             self.write(&[Write::Park(seq, reason)])?;
+            self.publish_totals();
         }
         Ok(batch)
     }
@@ -1009,18 +1010,8 @@ impl Store {
         while let Some(row) = rows.next()? {
             last = row.get(0)?;
             found += 1;
-            let text = row.get_ref(2)?.as_bytes().map_err(rusqlite::Error::from)?;
-            let revision: u32 = row.get(3)?;
-            match body_of(&row.get::<_, String>(5)?, text) {
-                Ok(body) => batch.records.push(Record {
-                    seq: last as u64,
-                    created: UtcMicros(row.get(1)?),
-                    topic_tail: body.topic_tail(),
-                    body,
-                    latest: row
-                        .get::<_, Option<u32>>(4)?
-                        .is_none_or(|known| known <= revision),
-                }),
+            match record_of(last as u64, row) {
+                Ok(record) => batch.records.push(record),
                 Err(why) => unreadable.push((last as u64, format!("unreadable: {why}"))),
             }
         }
@@ -1030,34 +1021,29 @@ impl Store {
     fn shelf(&self, shelf: Shelf) -> Result<Vec<(String, String)>, StoreError> {
         let sql = "SELECT key, body FROM shelf WHERE shelf = ?1 ORDER BY key";
         let mut statement = self.conn.prepare_cached(sql)?;
-        let rows = statement.query_map([shelf.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+        let mut rows = statement.query([shelf.as_str()])?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next()? {
+            match both(row) {
+                Ok(entry) => all.push(entry),
+                Err(e) => {
+                    tracing::error!(shelf = shelf.as_str(), err = %e, "entry is unreadable");
+                }
+            }
+        }
+        Ok(all)
     }
 
     fn finding(&self, finding: Uuid) -> Result<Option<LedgerEntry>, StoreError> {
         let sql = "SELECT seq, updated_utc, payload FROM ledger WHERE finding = ?1";
-        let row = self
-            .conn
-            .prepare_cached(sql)?
-            .query_row([finding.as_bytes()], |row| {
-                Ok((
-                    row.get::<_, i64>(0)?,
-                    row.get::<_, i64>(1)?,
-                    row.get::<_, String>(2)?,
-                ))
-            })
-            .optional()?;
-        let entry = row.and_then(|(seq, created, text)| {
-            let data = serde_json::from_str(&text);
-            let data = data
-                .inspect_err(|e| tracing::error!(%finding, err = %e, "ledger entry is unreadable"));
-            Some(LedgerEntry {
-                seq: seq as u64,
-                created: UtcMicros(created),
-                data: data.ok()?,
-            })
-        });
-        Ok(entry)
+        let mut statement = self.conn.prepare_cached(sql)?;
+        let mut rows = statement.query([finding.as_bytes()])?;
+        let Some(row) = rows.next()? else {
+            return Ok(None);
+        };
+        let entry = entry_of(row)
+            .inspect_err(|e| tracing::error!(%finding, err = %e, "ledger entry is unreadable"));
+        Ok(entry.ok())
     }
 
     /// The entries for which `which` holds; its parameter, if it has one, is `since`.
@@ -1070,17 +1056,9 @@ impl Store {
         let mut rows = statement.query(rusqlite::params_from_iter(asked))?;
         let mut open = Vec::new();
         while let Some(row) = rows.next()? {
-            let seq: i64 = row.get(0)?;
-            let text = row.get_ref(2)?.as_bytes().map_err(rusqlite::Error::from)?;
-            match serde_json::from_slice(text) {
-                Ok(data) => open.push(LedgerEntry {
-                    seq: seq as u64,
-                    created: UtcMicros(row.get(1)?),
-                    data,
-                }),
-                Err(e) => {
-                    tracing::error!(seq, err = %e, "finding in the ledger is unreadable");
-                }
+            match entry_of(row) {
+                Ok(entry) => open.push(entry),
+                Err(e) => tracing::error!(err = %e, "finding in the ledger is unreadable"),
             }
         }
         Ok(open)
@@ -1261,6 +1239,42 @@ fn resend(tx: &Transaction<'_>, totals: &mut Totals, which: Again) -> rusqlite::
 }
 
 /// The body of a stored record; why not, if it is none.
+/// The record in a row of the outbox. A damaged value costs this record only: SQLite keeps any type in any
+/// column, and any bytes in a text.
+fn record_of(seq: u64, row: &rusqlite::Row<'_>) -> Result<Record, String> {
+    let broken = |e: rusqlite::Error| e.to_string();
+    let text = row.get_ref(2).map_err(broken)?;
+    let text = text.as_bytes().map_err(|e| e.to_string())?;
+    let kind: String = row.get(5).map_err(broken)?;
+    let body = body_of(&kind, text)?;
+    let revision: u32 = row.get(3).map_err(broken)?;
+    let known: Option<u32> = row.get(4).map_err(broken)?;
+    Ok(Record {
+        seq,
+        created: UtcMicros(row.get(1).map_err(broken)?),
+        topic_tail: body.topic_tail(),
+        body,
+        latest: known.is_none_or(|known| known <= revision),
+    })
+}
+
+/// The same of a row of the ledger: number, time, payload.
+fn entry_of(row: &rusqlite::Row<'_>) -> Result<LedgerEntry, String> {
+    let broken = |e: rusqlite::Error| e.to_string();
+    let text = row.get_ref(2).map_err(broken)?;
+    let text = text.as_bytes().map_err(|e| e.to_string())?;
+    Ok(LedgerEntry {
+        seq: row.get::<_, i64>(0).map_err(broken)? as u64,
+        created: UtcMicros(row.get(1).map_err(broken)?),
+        data: serde_json::from_slice(text).map_err(|e| e.to_string())?,
+    })
+}
+
+/// The same of a shelf.
+fn both(row: &rusqlite::Row<'_>) -> rusqlite::Result<(String, String)> {
+    Ok((row.get(0)?, row.get(1)?))
+}
+
 fn body_of(kind: &str, text: &[u8]) -> Result<RecordBody, String> {
     let kind =
         RecordKind::from_word(kind).ok_or_else(|| format!("no kind of record is {kind:?}"))?;

@@ -12,11 +12,14 @@ use mingchu::base::time::SystemClock;
 use mingchu::capture::{RtspHosts, RtspOpener, SourceOpener as _, Transport, nal};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
 /// Between two answers.
 const TURN: &[u8] = b"\n--8<--\n";
 /// No input may keep us longer than this; libFuzzer's own limit is far above.
 const LIMIT: Duration = Duration::from_millis(500);
+/// How long the camera waits for a request before it answers all the same.
+const PATIENCE: Duration = Duration::from_millis(10);
 /// More than any seed holds.
 const MOST_UNITS: usize = 200;
 
@@ -54,9 +57,9 @@ fn pieces(mut input: &[u8]) -> Vec<&[u8]> {
 async fn camera(mut socket: TcpStream, answers: Vec<&[u8]>) {
     let mut request = [0; 4096];
     for answer in answers {
-        match socket.read(&mut request).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
+        // Nobody waits for long for a request that cannot come, as half an answer came before.
+        if let Ok(Ok(0) | Err(_)) = timeout(PATIENCE, socket.read(&mut request)).await {
+            return;
         }
         if socket.write_all(answer).await.is_err() {
             return;

@@ -387,3 +387,35 @@ fn numbers_that_damage_made_up_are_not_gone_on_from() {
     assert!(seq > 5 && seq <= 2 * RESERVE as u64, "{seq}");
     assert!(wait(store.next_epoch()).unwrap() < 1 << 40);
 }
+
+#[test]
+fn a_value_that_is_no_text_or_no_number_costs_its_row_and_no_other() {
+    let mut bench = Bench::new();
+    let store = bench.open();
+    for n in 1..=4 {
+        store.commit_finding(finding(n, 1, FIRST)).unwrap();
+    }
+    for key in ["a", "b"] {
+        let (shelf, body) = (Shelf::Commands, "{}".to_owned());
+        let key = key.to_owned();
+        store
+            .commit(vec![Change::Put { shelf, key, body }])
+            .unwrap();
+    }
+    bench
+        .sql()
+        .execute_batch(
+            "UPDATE outbox SET kind = CAST(x'66ff' AS TEXT) WHERE seq = 1;
+             UPDATE outbox SET revision = 'many' WHERE seq = 2;
+             UPDATE ledger SET updated_utc = 'then' WHERE seq = 3;
+             UPDATE shelf SET body = x'00' WHERE key = 'a';",
+        )
+        .unwrap();
+    assert_eq!(waiting(&store), [3, 4]);
+    assert_eq!(store.stats().parked, 2);
+    let open = store.open_findings().unwrap();
+    assert_eq!(open.iter().map(|e| e.seq).collect::<Vec<_>>(), [1, 2, 4]);
+    let gone = wait(store.read_finding(finding(3, 1, FIRST).finding)).unwrap();
+    assert!(gone.is_none());
+    assert_eq!(store.shelf(Shelf::Commands).unwrap().len(), 1);
+}
