@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 
 use mingchu::app::schema;
 use mingchu::app::status::{OF_THE_PAGE, PREFIX, reference};
@@ -272,6 +273,28 @@ fn every_loss_in_the_map_has_a_metric_and_every_metric_of_loss_is_in_the_map() {
 }
 
 /// The sandbox that systemd/README.md promises.
+/// `systemd/README.md` states how exposed the service is, by systemd's own count.
+#[test]
+fn the_exposure_that_is_stated_is_what_systemd_counts() {
+    let page = std::fs::read_to_string(root("systemd/README.md")).unwrap();
+    let level = |text: &str| {
+        let line = text.lines().find(|l| l.contains("Overall exposure level"));
+        let (_, after) = line?.rsplit_once(": ")?;
+        after.split(' ').next()?.parse::<f32>().ok()
+    };
+    let stated = level(&page).expect("the page states the level");
+    assert!(stated <= 1.5, "{stated}");
+    let mut count = Command::new("systemd-analyze");
+    count.args(["--offline=true", "--no-pager", "security"]);
+    // A system without systemd has nothing to say; nor has one before version 250.
+    let Ok(said) = count.arg(root("systemd/mingchu.service")).output() else {
+        return;
+    };
+    if let Some(counted) = level(&String::from_utf8_lossy(&said.stdout)) {
+        assert!(counted <= stated, "{counted} is more than the page says");
+    }
+}
+
 #[test]
 fn the_unit_keeps_its_sandbox() {
     let unit = std::fs::read_to_string(root("systemd/mingchu.service")).unwrap();
