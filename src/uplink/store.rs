@@ -197,11 +197,18 @@ impl StoreError {
 
 impl From<rusqlite::Error> for StoreError {
     fn from(e: rusqlite::Error) -> Self {
-        let code = e.sqlite_error_code();
+        let code = match &e {
+            rusqlite::Error::SqlInputError { .. } => Some(ErrorCode::Unknown),
+            other => other.sqlite_error_code(),
+        };
         let e = Arc::new(e);
         match code {
             Some(ErrorCode::DiskFull) => Self::Full(e),
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Corrupt(e),
+            // Our own statements are good: what SQLite does not understand of them (a table that is there
+            // already, or is not) is a file whose layout is not the one it says.
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown) => {
+                Self::Corrupt(e)
+            }
             _ => Self::Io(e),
         }
     }

@@ -419,3 +419,26 @@ fn a_value_that_is_no_text_or_no_number_costs_its_row_and_no_other() {
     assert!(gone.is_none());
     assert_eq!(store.shelf(Shelf::Commands).unwrap().len(), 1);
 }
+
+#[test]
+fn a_file_that_says_another_layout_than_it_has_is_set_aside_and_saved() {
+    for (layout, what) in [(0, "a new one"), (1, "the one before")] {
+        let mut bench = Bench::new();
+        let store = bench.open();
+        for n in 1..=3 {
+            store.commit_finding(finding(n, 1, FIRST)).unwrap();
+        }
+        bench.close();
+        bench
+            .sql()
+            .pragma_update(None, "user_version", layout)
+            .unwrap();
+        let store = bench.open();
+        assert_eq!(bench.set_aside().len(), 1, "{what}");
+        assert_eq!(waiting(&store)[..3], [1, 2, 3], "{what}");
+        assert!(
+            store.commit_finding(finding(4, 1, FIRST)).unwrap() > 3,
+            "{what}"
+        );
+    }
+}
