@@ -634,11 +634,12 @@ impl Store {
             reserved: reserved_in(&lock),
             ..Floor::default()
         };
-        let conn = match open_checked(path, &*clock, Log::Wal) {
-            Err(e) if e.is_corrupt() => renew(path, &*clock, &e, floor, &damaged)?,
+        // A damaged schema can pass SQLite's check and show only when it is asked for.
+        let counted = |conn| Ok((Totals::read(&conn)?, conn));
+        let (totals, conn) = match open_checked(path, &*clock, Log::Wal).and_then(counted) {
+            Err(e) if e.is_corrupt() => counted(renew(path, &*clock, &e, floor, &damaged)?)?,
             other => other?,
         };
-        let totals = Totals::read(&conn)?;
         let (last_seq, last_seq_rx) = watch::channel(totals.last_seq as u64);
         let (status, status_rx) = watch::channel(OutboxStatus::default());
         let (resent, resent_rx) = watch::channel(Resent::default());
