@@ -1566,9 +1566,7 @@ fn open_checked(
     }
     let verdict: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if verdict != "ok" {
-        return Err(StoreError::Corrupt(Arc::new(
-            rusqlite::Error::InvalidColumnName(verdict),
-        )));
+        return Err(corrupt(verdict));
     }
     if found == 0 {
         let tx = conn.transaction()?;
@@ -1587,8 +1585,55 @@ fn open_checked(
         tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         tx.commit().map_err(open)?;
     }
+    // What SQLite takes for well formed need not be ours: a flipped bit in a column's name, in a type or in
+    // the byte that makes a file read-only shows at the first commit otherwise, or at none.
+    let is_ours = layout(&conn)? == layout_as_created()?;
+    if !is_ours || conn.is_readonly("main")? {
+        OpenOptions::new()
+            .write(true)
+            .open(path)
+            .map_err(|e| cannot_write(path, e))?;
+        return Err(corrupt(
+            if is_ours {
+                "its first page says that it is read-only"
+            } else {
+                "its tables are not those of its layout"
+            }
+            .to_owned(),
+        ));
+    }
     conn.set_db_config(SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     Ok(conn)
+}
+
+fn corrupt(what: String) -> StoreError {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    StoreError::Corrupt(Arc::new(rusqlite::Error::SqliteFailure(code, Some(what))))
+}
+
+/// The tables with their columns and the indices, a line each. Not the statements that made them: a table that
+/// was brought to this layout has another one.
+fn layout(conn: &Connection) -> rusqlite::Result<Vec<String>> {
+    let sql = "
+        SELECT concat_ws(' ', 'table', t.name, t.type, t.wr, t.strict, c.name, c.type, c.\"notnull\", c.pk,
+                         c.hidden, c.dflt_value) AS line
+          FROM pragma_table_list AS t, pragma_table_xinfo(t.name) AS c
+         WHERE t.schema = 'main' AND t.name NOT LIKE 'sqlite_%'
+        UNION ALL
+        SELECT concat_ws(' ', type, name, tbl_name, sql) FROM sqlite_schema
+         WHERE type <> 'table' AND name NOT LIKE 'sqlite_autoindex_%'
+        ORDER BY line";
+    let mut statement = conn.prepare(sql)?;
+    let lines = statement.query_map([], |row| row.get(0))?;
+    lines.collect()
+}
+
+/// The [`layout`] of a new store.
+fn layout_as_created() -> rusqlite::Result<Vec<String>> {
+    let conn = Connection::open_in_memory()?;
+    conn.execute_batch(SCHEMA)?;
+    conn.execute_batch(SCHEMA_2)?;
+    layout(&conn)
 }
 
 /// Writes what can still be read of a damaged file into a new one, and puts that into its place.
@@ -1681,7 +1726,11 @@ fn salvage(
     error: &StoreError,
     now: UtcMicros,
 ) -> Result<Saved, StoreError> {
-    let old = open_damaged(path).or_else(|| with_another_head(path, swap, &swap.draft()));
+    let is_ours = |conn: &Connection| layout(conn).ok() == layout_as_created().ok();
+    let old = open_damaged(path)
+        .filter(is_ours)
+        .or_else(|| with_another_head(path, swap, &swap.draft()))
+        .or_else(|| open_damaged(path));
     let tx = to.transaction()?;
     let mut saved = Saved::default();
     let mut last_seq = floor.last_seq;

@@ -37,7 +37,7 @@ use url::Url;
 use crate::rtsp_peer::{Peer, Ways, clip};
 use crate::status::{Page, page_of};
 use crate::support::{
-    Camera, Listener, Mosquitto, QUICK_RULE, SiteDir, camera_table, demo_clip, root,
+    Camera, LIMIT, Listener, Mosquitto, QUICK_RULE, SiteDir, camera_table, demo_clip, root,
 };
 
 fn runtime() -> Runtime {
@@ -340,6 +340,30 @@ fn memory_mb(page: &Page) -> u64 {
     page.value("mingchu_process_resident_bytes") / 1_000_000
 }
 
+/// The most memory seen while each of the cameras is tried three times more.
+fn most_held_mb(address: &str, cameras: &[&str]) -> u64 {
+    let tried = |page: &Page, id: &str| {
+        page.sum(&format!("mingchu_capture_failures_total{{camera=\"{id}\""))
+    };
+    let page = Page::read(address);
+    let aims: Vec<u64> = cameras.iter().map(|id| tried(&page, id) + 3).collect();
+    let deadline = Instant::now() + LIMIT;
+    let mut most = memory_mb(&page);
+    loop {
+        let page = Page::read(address);
+        most = most.max(memory_mb(&page));
+        let mut tries = cameras.iter().zip(&aims);
+        if tries.all(|(id, aim)| tried(&page, id) >= *aim) {
+            return most;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "a camera is not tried again within {LIMIT:?}: {cameras:?}"
+        );
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn each_hostile_camera_is_told_apart_and_the_others_watch_on_with_flat_memory() {
     let dir = tempfile::tempdir().unwrap();
@@ -428,33 +452,19 @@ fn each_hostile_camera_is_told_apart_and_the_others_watch_on_with_flat_memory() 
     listener.eventually("a finding of the good camera", |m| {
         m.topic.contains("/finding/") && m.payload["data"]["camera"]["id"] == "good"
     });
-    // Every flood has been tried again and again meanwhile.
-    let floods: Vec<&str> = vec!["line", "headers", "body", "picture"];
-    let tried = |page: &Page, id: &str| {
-        page.sum(&format!("mingchu_capture_failures_total{{camera=\"{id}\""))
-    };
+    // Every flood is tried again and again. What counts is the most that was held over some attempts of each,
+    // not a moment of it: floods come and go, each with up to 33 MB.
+    let floods = ["line", "headers", "body", "picture"];
     let before = Page::read(&address);
-    let aims: Vec<u64> = floods.iter().map(|id| tried(&before, id) + 3).collect();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let after = loop {
-        let page = Page::read(&address);
-        if floods
-            .iter()
-            .zip(&aims)
-            .all(|(id, aim)| tried(&page, id) >= *aim)
-        {
-            break page;
-        }
-        assert!(Instant::now() < deadline, "floods are not tried again");
-        std::thread::yield_now();
-    };
-    let (before_mb, after_mb) = (memory_mb(&before), memory_mb(&after));
-    eprintln!("{before_mb} MB, then {after_mb} MB");
+    let first_mb = most_held_mb(&address, &floods);
+    let second_mb = most_held_mb(&address, &floods);
+    let after = Page::read(&address);
+    eprintln!("{first_mb} MB, then {second_mb} MB");
     assert!(
-        after_mb < before_mb + 200,
-        "{before_mb} MB, then {after_mb} MB"
+        second_mb < first_mb + 150,
+        "{first_mb} MB, then {second_mb} MB"
     );
-    assert!(after_mb < 900, "{after_mb} MB");
+    assert!(second_mb < 1200, "{second_mb} MB");
     // Nobody else noticed.
     assert_eq!(
         after.value("mingchu_capture_sessions_total{camera=\"good\"}"),

@@ -20,6 +20,9 @@ use crate::faulty_disk::FaultyDisk;
 /// Longest wait for anything: the machines are shared and slow at times.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
+/// Of what a process said, as much is shown when a test fails: the reason is not to scroll away.
+const LAST_LINES: usize = 40;
+
 /// A file of the checkout.
 pub fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -171,8 +174,10 @@ impl Drop for Process {
         drop(self.child.kill());
         drop(self.child.wait());
         if std::thread::panicking() {
-            let said = self.said();
-            eprintln!("--- {} said:\n{said}", self.name);
+            self.said();
+            let last = self.seen.len().saturating_sub(LAST_LINES);
+            let said = self.seen[last..].join("\n");
+            eprintln!("--- {} said, last of all:\n{said}", self.name);
         }
     }
 }

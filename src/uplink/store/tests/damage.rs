@@ -442,3 +442,44 @@ fn a_file_that_says_another_layout_than_it_has_is_set_aside_and_saved() {
         );
     }
 }
+
+#[test]
+fn a_first_page_that_sqlite_takes_and_we_cannot_use_is_set_aside_and_saved() {
+    let flip = |bytes: &mut Vec<u8>, from: &[u8], to: &[u8]| {
+        let at = bytes[..PAGE].windows(from.len()).position(|w| w == from);
+        let at = at.unwrap();
+        bytes[at..at + to.len()].copy_from_slice(to);
+    };
+    type Change<'a> = &'a dyn Fn(&mut Vec<u8>);
+    let cases: [(&str, Change<'_>); 4] = [
+        ("the version for writers", &|bytes| bytes[18] = 9),
+        ("a column's name", &|bytes| {
+            flip(bytes, b"parked TEXT", b"parkee");
+        }),
+        ("a column's type", &|bytes| {
+            flip(bytes, b"created_utc INTEGER", b"created_utc INTEGES");
+        }),
+        ("what an index holds", &|bytes| {
+            flip(bytes, b"ledger(seq) WHERE open", b"ledger(seq) WHERE seq ");
+        }),
+    ];
+    for (what, change) in cases {
+        let mut bench = Bench::new();
+        let store = bench.open();
+        for n in 1..=3 {
+            store.commit_finding(finding(n, 1, FIRST)).unwrap();
+        }
+        bench.close();
+        let mut bytes = std::fs::read(bench.path()).unwrap();
+        change(&mut bytes);
+        std::fs::write(bench.path(), bytes).unwrap();
+        let store = bench.open();
+        assert_eq!(bench.set_aside().len(), 1, "{what}");
+        assert_eq!(waiting(&store)[..3], [1, 2, 3], "{what}");
+        assert_eq!(store.open_findings().unwrap().len(), 3, "{what}");
+        assert!(
+            store.commit_finding(finding(4, 1, FIRST)).unwrap() > 3,
+            "{what}"
+        );
+    }
+}
