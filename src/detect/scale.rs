@@ -89,7 +89,7 @@ impl Axis {
         self.first.clear();
         self.weights.clear();
         // What any other window of this plane would need.
-        self.weights.reserve((limit / to + 3) * to);
+        self.weights.reserve(limit + 3 * to);
         self.span = usize::MAX..0;
         for o in 0..to {
             let (a, b) = covered(o);
@@ -352,16 +352,25 @@ fn turn<S: Simd>(simd: S, mut v: [u16x8<S>; TURN]) -> [u16x8<S>; TURN] {
 /// [`BAND`] rows, each `row` long, become columns.
 #[inline(always)]
 fn to_columns<S: Simd>(simd: S, rows: &[u16], row: usize, columns: &mut [Column]) {
-    for half in 0..BAND / TURN {
-        let rows: [&[u16]; TURN] = from_fn(|r| &rows[(half * TURN + r) * row..][..row]);
-        for (block, columns) in columns.chunks_exact_mut(TURN).enumerate() {
-            let of = |r: usize| u16x8::from_slice(simd, &rows[r][block * TURN..][..TURN]);
-            let turned = turn(simd, from_fn(of));
-            for (column, turned) in columns.iter_mut().zip(turned) {
-                turned.store_slice(&mut column[half * TURN..][..TURN]);
+    for (block, columns) in columns.chunks_exact_mut(TURN).enumerate() {
+        for half in 0..BAND / TURN {
+            let of = |r: usize| {
+                let at = (half * TURN + r) * row + block * TURN;
+                u16x8::from_slice(simd, &rows[at..at + TURN])
+            };
+            let turned = turn(simd, eight(of));
+            for c in 0..TURN {
+                turned[c].store_slice(&mut columns[c][half * TURN..][..TURN]);
             }
         }
     }
+}
+
+/// Written out, because a loop over vectors that is not unrolled in time keeps them in memory: compiled
+/// incrementally, the whole took six times as long.
+#[inline(always)]
+fn eight<T>(of: impl Fn(usize) -> T) -> [T; TURN] {
+    [of(0), of(1), of(2), of(3), of(4), of(5), of(6), of(7)]
 }
 
 /// All rows of a band: columns by their weights, turned back into rows of `line` numbers.
@@ -403,9 +412,9 @@ fn across_by<S: Simd, const N: usize>(
         }
         for half in 0..BAND / TURN {
             let of = |c: usize| u16x8::from_slice(simd, &block[c][half * TURN..][..TURN]);
-            let turned = turn(simd, from_fn(of));
-            for (r, turned) in turned.iter().enumerate() {
-                turned.store_slice(&mut lines[(half * TURN + r) * line + x..][..TURN]);
+            let turned = turn(simd, eight(of));
+            for r in 0..TURN {
+                turned[r].store_slice(&mut lines[(half * TURN + r) * line + x..][..TURN]);
             }
         }
     }

@@ -150,11 +150,11 @@ fn a_crop_beyond_the_picture_is_padded_and_a_crop_within_is_stretched() {
     let mut t = Vec::new();
     let crop = |x0, y0, x1, y1| CropPx { x0, y0, x1, y1 };
     p.fill_crop(&f, crop(10.0, 10.0, 30.0, 50.0), &mut t);
-    assert!(t.iter().all(|v| (v - 200.0).abs() < 0.01));
+    assert!(t.iter().all(|v| (v - 200.0).abs() < 0.05));
     // The upper half lies above the picture.
     p.fill_crop(&f, crop(0.0, -32.0, 64.0, 32.0), &mut t);
     assert!(t[..16 * 32].iter().all(|v| (v - 114.0).abs() < 0.01));
-    assert!(t[16 * 32..32 * 32].iter().all(|v| (v - 200.0).abs() < 0.01));
+    assert!(t[16 * 32..32 * 32].iter().all(|v| (v - 200.0).abs() < 0.05));
     for nowhere in [crop(-90.0, 0.0, -70.0, 20.0), crop(f64::NAN, 0.0, 5.0, 5.0)] {
         p.fill_crop(&f, nowhere, &mut t);
         assert!(t.iter().all(|v| (v - 114.0).abs() < 0.01), "{nowhere:?}");
