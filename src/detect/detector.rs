@@ -256,7 +256,7 @@ impl Models {
                     runner,
                     card: card.clone(),
                     first_class,
-                    boxes: Default::default(),
+                    boxes: Boxes::default(),
                 }),
             }
         }

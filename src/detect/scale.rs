@@ -27,6 +27,14 @@
 //! and chosen when the program runs; only the turning is written in its vectors. Everything is inlined
 //! into the function that is compiled for the instruction set: what is called, or handed over as a
 //! function, is compiled for the plainest. All give the same numbers to the last bit.
+#![allow(
+    clippy::inline_always,
+    reason = "what is not inlined is compiled for the plainest instruction set"
+)]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "indices within a known range are what the compiler vectorises"
+)]
 use std::array::from_fn;
 use std::ops::Range;
 
@@ -90,7 +98,7 @@ impl Axis {
         self.weights.clear();
         // What any other window of this plane would need.
         self.weights.reserve(limit + 3 * to);
-        self.span = usize::MAX..0;
+        self.span = limit..0;
         for o in 0..to {
             let (a, b) = covered(o);
             let pixels = pixels((a, b));
@@ -189,7 +197,7 @@ impl Scaler {
             level,
             rows: Vec::new(),
             columns: Vec::new(),
-            lines: Default::default(),
+            lines: from_fn(|_| Vec::new()),
         }
     }
 
