@@ -355,7 +355,7 @@ impl FrameSampler {
         }
         match self.decoder.take() {
             Some(decoder) => Ok(decoder),
-            None => Decoder::new(unit.codec),
+            None => Decoder::with(unit.codec, self.config.loop_filter),
         }
     }
 

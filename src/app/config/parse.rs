@@ -551,6 +551,7 @@ fn read_camera(
         let remedy = "take one of the two out";
         section.wrong("late_decode", "needs `motion_gate`", remedy);
     }
+    let loop_filter = section.boolean("loop_filter").unwrap_or(true);
     let step_timeout = section.integer("step_timeout_ms", 500..=60_000);
     let silence = section.integer("silence_ms", 500..=60_000);
     let (device, picture) = of_camera(&section, health);
@@ -593,6 +594,7 @@ fn read_camera(
             analyse_fps: analyse_fps.unwrap_or(DecodeConfig::default().analyse_fps),
             motion: gate.then_some(motion),
             late: late.unwrap_or(gate),
+            loop_filter,
             picture,
         },
         clock_limit: (!device.off.contains(&DeviceFault::Clock)).then_some(health.clock_limit),
