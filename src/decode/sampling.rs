@@ -402,7 +402,8 @@ impl FrameSampler {
                 self.told = Some((unit.stamp.session, unit.stamp.seq));
             }
         } else {
-            self.counters.missing.add(1);
+            // It does not stand alone after all: only full decoding tells what is wrong.
+            sign = Some(Sign::Key);
         }
         decoder.restart();
         self.decoder = Some(decoder);
