@@ -14,7 +14,9 @@ mod heads;
 mod onnx;
 mod postprocess;
 mod preprocess;
+mod reference;
 mod regions;
+mod scale;
 mod turns;
 mod worker;
 
@@ -29,5 +31,6 @@ pub use heads::{COVERS, CoverScores, FACES, FaceScores, HeadLabel, HeadState};
 pub use onnx::{Network, OnnxError, Provider, Runtime};
 pub use postprocess::{RawBox, decode_yolox, suppress};
 pub use preprocess::{CropPx, Letterbox, Preprocessor, tensor_size};
+pub use reference::Reference;
 pub use turns::LeftOut;
 pub use worker::{Analysed, DetectWorker, ERROR_LIMIT, WorkerError};
