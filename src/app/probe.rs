@@ -117,7 +117,7 @@ fn opener(options: &ProbeOptions, clock: &SharedClock) -> Result<Arc<dyn SourceO
 }
 
 /// Exit code of a capture error.
-fn code_of(e: &CaptureError) -> ExitCode {
+pub fn code_of(e: &CaptureError) -> ExitCode {
     match e {
         CaptureError::Unauthorised { .. } => ExitCode::NoPermission,
         CaptureError::NoVideo(_) | CaptureError::TooLarge(_) | CaptureError::File { .. } => {
@@ -129,7 +129,7 @@ fn code_of(e: &CaptureError) -> ExitCode {
 }
 
 /// What to do about a capture error, for people.
-fn remedy(e: &CaptureError) -> &'static str {
+pub fn remedy(e: &CaptureError) -> &'static str {
     match e {
         CaptureError::Unauthorised { .. } => {
             "Check --username and --password-file; some cameras have a separate user for RTSP."

@@ -12,6 +12,7 @@ use super::picture_health::{PictureFault, PictureHealth, PictureSample};
 use super::scan::LumaScan;
 use crate::base::geometry::{NormRect, SizePx};
 use crate::base::ids::CameraIx;
+use crate::base::laps::{Part, lap};
 use crate::base::metrics::{Counter, Metric, Metrics};
 use crate::base::time::{Clock, FrameStamp, MonoMicros};
 use crate::capture::{AccessUnit, Codec};
@@ -205,6 +206,7 @@ impl FrameSampler {
         take: &mut dyn FnMut(Sampled),
     ) -> Result<(), DecodeError> {
         while let Some(picture) = decoder.picture()? {
+            lap(Part::Decode);
             self.counters.frames.add(1);
             let Some(at) = self.stamps.iter().position(|s| s.seq as i64 == picture.tag) else {
                 continue;
@@ -218,7 +220,9 @@ impl FrameSampler {
                 continue;
             }
             self.counters.sampled.add(1);
-            if !self.moves(&picture, &stamp) {
+            let moves = self.moves(&picture, &stamp);
+            lap(Part::Motion);
+            if !moves {
                 self.counters.still.add(1);
                 continue;
             }
@@ -233,9 +237,11 @@ impl FrameSampler {
                 decoded: MonoMicros::default(),
             };
             picture.copy_into(&mut frame)?;
+            lap(Part::Copy);
             frame.decoded = clock.mono();
             take(Sampled::Frame(frame));
         }
+        lap(Part::Decode);
         Ok(())
     }
 
