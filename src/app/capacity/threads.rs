@@ -144,7 +144,7 @@ mod tests {
         let thread = named.spawn(move || {
             work();
             done.send(()).unwrap();
-            drop(ended.recv());
+            assert!(ended.recv().is_err(), "nobody sends");
         });
         wait.recv().unwrap();
         let loads = Threads::now().since(&before, Duration::from_millis(600));
