@@ -101,7 +101,8 @@ struct CapacityArgs {
 const CAPACITY_HELP: &str = "\
 The built-in cameras play the clip over RTSP, each from another place on, to the daemon's own pipeline: capture,
 decoding, models, tracks and rules. A number of cameras fits if no picture is dropped or replaced and 95 of 100 are
-looked at in time. The numbers are doubled until one does not fit, then what lies between is halved; Ctrl-C ends it.
+looked at in time. Every camera is decoded in full (late_decode off), as it is while something moves before it: a box
+must carry its cameras at the busiest hour, and a still scene costs a fraction. The numbers are doubled until one does not fit, then what lies between is halved; Ctrl-C ends it.
 Takes a minute or two, and all of the box: do not run it beside a daemon.
 
 The built-in cameras run on a thread of their own, whose CPU time is counted apart (camera_cores) and is not in `box`;

@@ -106,6 +106,7 @@ fn benches(options: &CapacityOptions) -> Result<Vec<Bench>, Failure> {
         models: models.clone(),
         cards: cards.clone(),
         analyse_fps: options.fps,
+        late_decode: options.profile,
     };
     Ok(loads.into_iter().map(bench).collect())
 }

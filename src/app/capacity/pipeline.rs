@@ -57,6 +57,9 @@ pub struct Bench {
     pub cards: Vec<PathBuf>,
     /// Pictures a second that are looked at.
     pub analyse_fps: f32,
+    /// Whether still scenes are decoded late, as they are by default. Off for a search: a box must carry its
+    /// cameras at the hour when something moves before all of them.
+    pub late_decode: bool,
 }
 
 /// What was measured of a number of cameras.
@@ -142,8 +145,8 @@ pub struct Pipeline {
 }
 
 impl Bench {
-    /// The config that an integrator would write for `urls`: each camera as the daemon has it by default,
-    /// and a rule for each code that the models can see.
+    /// The config that an integrator would write for `urls`: each camera as the daemon has it by default
+    /// but for late decode, and a rule for each code that the models can see.
     ///
     /// # Errors
     /// It cannot be read, which is a fault of ours.
@@ -161,7 +164,8 @@ impl Bench {
         );
         for (n, url) in urls.iter().enumerate() {
             text += &format!(
-                "[[camera]]\nid = \"camera-{n}\"\nurl = {url}\nanalyse_fps = {fps:?}\n",
+                "[[camera]]\nid = \"camera-{n}\"\nurl = {url}\nanalyse_fps = {fps:?}\nlate_decode = {late}\n",
+                late = self.late_decode,
                 n = n + 1,
                 url = toml_text(url),
                 fps = self.analyse_fps,

@@ -158,7 +158,7 @@ fn alone(bench: &Bench, asked: Duration, stop: &AtomicBool) -> Result<Option<Alo
         }
         sent += 1;
         lap(Part::Rest);
-        let fed = sampler.feed(&unit, &clock, &mut |sampled| {
+        let fed = sampler.feed(unit, &clock, &mut |sampled| {
             if let Sampled::Frame(frame) = sampled {
                 frames.push(frame);
             }

@@ -128,7 +128,7 @@ mod tests {
                 packets_lost: 0,
                 data: unit.data.clone(),
             };
-            sampler.feed(&unit, &SystemClock, &mut |_| {}).unwrap();
+            sampler.feed(unit, &SystemClock, &mut |_| {}).unwrap();
         }
         assert!(metrics.total(Metric::FramesSampled) >= 31);
         assert_eq!(metrics.total(Metric::FramesStill), 0);
