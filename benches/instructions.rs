@@ -32,7 +32,7 @@ use mingchu::detect::{
 use mingchu::rules::{FindingChange, RuleConfig, RuleEngine};
 use mingchu::track::{TrackConfig, TrackSet, Tracker};
 
-use common::{decode_all, root};
+use common::{decode_all, report, root};
 
 /// Name the clip and the network's outputs to the run that is counted.
 const COUNTED: &str = "MINGCHU_COUNTED_CLIP";
@@ -234,16 +234,18 @@ fn main() {
     let pictures: u64 = pictures.trim().parse().expect("a number");
     let table = table.expect("callgrind_annotate, which comes with valgrind");
     let table = String::from_utf8_lossy(&table.stdout);
-    println!(
-        "{}, {pictures} pictures, thousand instructions a picture",
-        clip.display()
-    );
-    for (function, words) in PARTS {
+    let line = |(function, words): (&str, &str)| {
         let all = instructions(&table, function);
         let all = all.unwrap_or_else(|| panic!("callgrind's books have no {function}"));
-        println!(
-            "{words:<14} {:>12.1}",
-            all as f64 / pictures.max(1) as f64 / 1000.0
-        );
-    }
+        let each = all as f64 / pictures.max(1) as f64 / 1000.0;
+        format!("{words:<14} {each:>12.1}")
+    };
+    let clip = clip.file_stem().unwrap_or_default().to_string_lossy();
+    report(
+        &format!(
+            "Instructions of our own parts, thousands a picture, {pictures} pictures of {clip}"
+        ),
+        &format!("{:<14} {:>12}", "part", "thousands"),
+        &PARTS.map(line),
+    );
 }

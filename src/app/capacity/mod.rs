@@ -242,11 +242,11 @@ pub async fn run(options: CapacityOptions, terminal: Terminal) -> Outcome {
         }
         trials.push(trial);
     }
-    let result = facts.result(search.found(), &trials, is_complete);
+    let answer = facts.answer(search.found(), &trials, is_complete);
     if options.json {
-        terminal.line(serde_json::to_string_pretty(&result).or_exit(ExitCode::Internal)?);
+        terminal.line(serde_json::to_string_pretty(&answer).or_exit(ExitCode::Internal)?);
     } else {
-        result.print(terminal);
+        answer.print(terminal);
     }
     Ok(())
 }

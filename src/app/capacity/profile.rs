@@ -60,6 +60,7 @@ struct Profile {
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "a name carries its unit")]
 struct Stages {
     receive_ms: f64,
     decode_ms: f64,
@@ -74,6 +75,7 @@ struct Stages {
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "a name carries its unit")]
 struct Live {
     decode_thread_ms: f64,
     detect_threads_ms: f64,

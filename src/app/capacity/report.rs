@@ -32,7 +32,7 @@ pub struct Trial {
 
 /// The JSON document. `mingchu capacity --help` says what its keys mean.
 #[derive(Debug, Serialize)]
-pub struct Result<'b> {
+pub struct Answer<'b> {
     clip: &'b About,
     models: Vec<String>,
     cores: usize,
@@ -261,7 +261,7 @@ impl<'b> Facts<'b> {
     }
 
     /// What came of it.
-    pub fn result(&self, found: Found, trials: &[Trial], is_complete: bool) -> Result<'b> {
+    pub fn answer(&self, found: Found, trials: &[Trial], is_complete: bool) -> Answer<'b> {
         let (cameras, verdict) = match found {
             Found::None => (0, Verdict::None),
             Found::Exactly(n) => (n, Verdict::Exactly),
@@ -283,7 +283,7 @@ impl<'b> Facts<'b> {
                 words: limit.words(&self.wanted),
                 advice: limit.advice(),
             });
-        Result {
+        Answer {
             clip: self.about,
             models: self.models.clone(),
             cores: self.wanted.cores,
@@ -307,7 +307,7 @@ pub fn model_names(bench: &Bench) -> Vec<String> {
     models.map(|m| m.card.name.clone()).collect()
 }
 
-impl Result<'_> {
+impl Answer<'_> {
     fn headline(&self) -> (Tone, String) {
         let n = match self.cameras {
             1 => "1 camera".to_owned(),
