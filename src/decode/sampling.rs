@@ -384,7 +384,7 @@ impl FrameSampler {
         decoder.restart();
         decoder.send(&unit.data, unit.stamp.seq as i64)?;
         decoder.finish()?;
-        let mut sign = None;
+        let sign;
         let before = self.motion.clone();
         if let Some(picture) = decoder.picture()? {
             self.counters.frames.add(1);

@@ -357,6 +357,14 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "detect",
+        "provider",
+        "cpu, openvino or cuda",
+        "\"cpu\"",
+        Value("\"cpu\""),
+        "What runs the models. Others than the CPU need a library that was built for them, named as `onnxruntime`; that is checked at the start, and there is no falling back.",
+    ),
+    key(
+        "detect",
         "onnxruntime",
         FILE,
         "\"/usr/lib/mingchu/libonnxruntime.so\"",
