@@ -129,7 +129,7 @@ pub fn code_of(e: &CaptureError) -> ExitCode {
 }
 
 /// What to do about a capture error, for people.
-pub fn remedy(e: &CaptureError) -> &'static str {
+fn remedy(e: &CaptureError) -> &'static str {
     match e {
         CaptureError::Unauthorised { .. } => {
             "Check --username and --password-file; some cameras have a separate user for RTSP."

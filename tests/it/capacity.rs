@@ -174,7 +174,7 @@ fn what_cannot_be_measured_with_is_named_with_the_remedy() {
         (
             &[&text],
             65,
-            &["Cargo.toml", "not a video file", "Give an MP4"],
+            &["Cargo.toml", "no video track", "Give an MP4"],
         ),
         (&[&clip, "--models", "nowhere.toml"], 78, &["nowhere.toml"]),
         (&[&clip, &clip], 64, &["one clip at a time", "--profile"]),

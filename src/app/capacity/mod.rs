@@ -32,7 +32,6 @@ use super::probe;
 use super::run::Signals;
 use super::site::{find_upwards, worker_count};
 use super::terminal::{LiveLine, Terminal};
-use crate::capture::CaptureError;
 use crate::detect::{Models, Runtime};
 
 /// How often the line of progress is drawn.
@@ -59,16 +58,13 @@ pub struct CapacityOptions {
     pub json: bool,
 }
 
+/// What to do about a file that is none.
+const CLIPS: &str = "Give an MP4, MKV or TS file with an H.264 or H.265 track.";
+
 /// Reads a clip; what is wrong with it is said with what to do.
 fn read(path: &Path) -> Result<Load, Failure> {
     Load::read(path).map_err(|e| {
-        let (code, remedy) = match e.downcast_ref::<CaptureError>() {
-            Some(e) => (probe::code_of(e), probe::remedy(e)),
-            None => (
-                ExitCode::Data,
-                "Give an MP4, MKV or TS file with an H.264 or H.265 track.",
-            ),
-        };
+        let code = e.downcast_ref().map_or(ExitCode::Data, probe::code_of);
         // The name stands in most of the words, but not in all.
         let path = path.display().to_string();
         let why = e.to_string();
@@ -77,7 +73,7 @@ fn read(path: &Path) -> Result<Load, Failure> {
         } else {
             format!("{path}: {why}")
         };
-        Failure::new(code, anyhow::anyhow!("{named}. {remedy}"))
+        Failure::new(code, anyhow::anyhow!("{named}. {CLIPS}"))
     })
 }
 

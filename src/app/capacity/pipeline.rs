@@ -263,6 +263,7 @@ impl Pipeline {
         let (state, _) = watch::channel(SiteState {
             started: now,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            provider: config.detect.provider.word().to_owned(),
             cameras: reports.collect(),
             problems: Vec::new(),
             config: None,

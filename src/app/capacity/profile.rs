@@ -339,8 +339,11 @@ impl Document {
         for (n, some) in self.clips.chunks(COLUMNS).enumerate() {
             terminal.line("");
             let row = |name: &str, cells: Vec<String>| {
-                let cells: String = cells.iter().map(|c| format!("{c:>COLUMN$}")).collect();
-                format!("{name:24}{cells}")
+                let mut text = format!("{name:24}");
+                for cell in cells {
+                    text += &format!("{cell:>COLUMN$}");
+                }
+                text
             };
             let heads = (0..some.len()).map(|i| format!("[{}]", n * COLUMNS + i + 1));
             terminal.line(terminal.paint(Tone::Faint, row("", heads.collect())));

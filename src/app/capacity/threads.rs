@@ -128,12 +128,13 @@ fn busy(stat: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::time::thread_cpu;
 
     #[test]
     fn a_stage_has_what_its_threads_took() {
         let work = || {
-            let begun = crate::base::time::thread_cpu();
-            while crate::base::time::thread_cpu() - begun < Duration::from_millis(60) {
+            let enough = thread_cpu() + Duration::from_millis(60);
+            while thread_cpu() < enough {
                 std::hint::spin_loop();
             }
         };
