@@ -117,7 +117,7 @@ fn opener(options: &ProbeOptions, clock: &SharedClock) -> Result<Arc<dyn SourceO
 }
 
 /// Exit code of a capture error.
-fn code_of(e: &CaptureError) -> ExitCode {
+pub fn code_of(e: &CaptureError) -> ExitCode {
     match e {
         CaptureError::Unauthorised { .. } => ExitCode::NoPermission,
         CaptureError::NoVideo(_) | CaptureError::TooLarge(_) | CaptureError::File { .. } => {

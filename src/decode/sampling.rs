@@ -13,6 +13,7 @@ use super::picture_health::{PictureFault, PictureHealth, PictureSample};
 use super::scan::{LumaScan, Scan};
 use crate::base::geometry::{NormRect, SizePx};
 use crate::base::ids::CameraIx;
+use crate::base::laps::{Part, lap};
 use crate::base::metrics::{Counter, Metric, Metrics};
 use crate::base::time::{Clock, FrameStamp, MonoMicros};
 use crate::capture::{AccessUnit, Codec};
@@ -216,6 +217,7 @@ impl FrameSampler {
     ) -> Result<(), DecodeError> {
         self.push(unit, clock, take)?;
         while self.step(clock, take)? {}
+        lap(Part::Decode);
         Ok(())
     }
 
@@ -386,7 +388,9 @@ impl FrameSampler {
         let before = self.motion.clone();
         if let Some(picture) = decoder.picture()? {
             self.counters.frames.add(1);
+            lap(Part::Decode);
             let measured = self.measure(&picture);
+            lap(Part::Motion);
             let least = self
                 .config
                 .motion
@@ -459,6 +463,7 @@ impl FrameSampler {
         clock: &dyn Clock,
         take: &mut dyn FnMut(Sampled),
     ) -> Result<(), DecodeError> {
+        lap(Part::Decode);
         let was_told = self.told == Some((stamp.session, stamp.seq));
         if !was_told {
             take(Sampled::Picture {
@@ -474,7 +479,9 @@ impl FrameSampler {
             Some(measured) => measured,
             None => self.measure(&picture),
         };
-        if !self.moves(measured, stamp) {
+        let moves = self.moves(measured, stamp);
+        lap(Part::Motion);
+        if !moves {
             self.counters.still.add(1);
             return Ok(());
         }
@@ -489,6 +496,7 @@ impl FrameSampler {
             decoded: MonoMicros::default(),
         };
         picture.copy_into(&mut frame)?;
+        lap(Part::Copy);
         frame.decoded = clock.mono();
         take(Sampled::Frame(frame));
         Ok(())

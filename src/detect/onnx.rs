@@ -14,6 +14,7 @@ use ort::value::TensorRef;
 
 use super::card::{Card, Fit, LoadedModel};
 use crate::base::geometry::SizePx;
+use crate::base::laps::{Part, lap};
 
 /// Why the runtime or a network could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -321,6 +322,7 @@ impl Network {
         size: SizePx,
         read: impl FnOnce(&[f32]) -> T,
     ) -> Result<T, OnnxError> {
+        lap(Part::Preprocess);
         let card = &self.card;
         let failed = |e: ort::Error| OnnxError::Inference {
             model: card.name.clone(),
@@ -329,6 +331,7 @@ impl Network {
         let shape = [1, 3, i64::from(size.height_px), i64::from(size.width_px)];
         let input = TensorRef::from_array_view((shape, tensor)).map_err(failed)?;
         let outputs = self.session.run(ort::inputs![input]).map_err(failed)?;
+        lap(Part::Infer);
         let (shape, output) = outputs[0].try_extract_tensor::<f32>().map_err(failed)?;
         let expected = card.output_len(size);
         if output.len() != expected {

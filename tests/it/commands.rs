@@ -294,7 +294,15 @@ fn a_wrong_command_line_ends_with_64() {
 fn help_is_worth_reading() {
     let (code, out, _) = run(&["--help"]);
     assert_eq!(code, 0);
-    for word in ["run", "check", "probe", "tail", "demo", "Exit codes"] {
+    for word in [
+        "run",
+        "check",
+        "probe",
+        "tail",
+        "demo",
+        "capacity",
+        "Exit codes",
+    ] {
         assert!(out.contains(word), "{out}");
     }
 }

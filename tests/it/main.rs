@@ -12,6 +12,7 @@
 mod architecture;
 mod broker;
 mod camera;
+mod capacity;
 mod centre;
 mod commands;
 mod crash;
