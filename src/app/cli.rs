@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
 use super::logging::{self, LogFormat};
 use super::terminal::Terminal;
-use super::{check, demo, detect, probe, replay, run, schema, tail, verify};
+use super::{capacity, check, demo, detect, probe, replay, run, schema, tail, verify};
 use crate::base::secret::Secret;
 use crate::base::time::UtcMicros;
 use crate::base::words::{Lang, UnknownLang};
@@ -35,6 +35,7 @@ First steps:
   mingchu demo                                see the whole chain work, with nothing configured
   mingchu probe rtsp://192.168.1.64/stream1   what a camera sends, and the config stanza for it
   mingchu check /etc/mingchu/site.toml        every mistake in a config at once
+  mingchu capacity kitchen.mp4                how many such cameras this box carries, measured here
   mingchu run --config /etc/mingchu/site.toml the daemon
   mingchu tail --broker mqtt://centre.example what arrives at the centre
 
@@ -59,8 +60,72 @@ enum Command {
     Verify(VerifyArgs),
     /// A camera, a broker and the daemon in one, with no config: the main job, live.
     Demo(DemoArgs),
+    /// How many cameras this box carries, found by trying; or what one camera's CPU time goes to.
+    #[command(after_help = CAPACITY_HELP)]
+    Capacity(CapacityArgs),
     /// The wire contract: JSON Schemas of all that is sent and read over MQTT.
     Schema(SchemaArgs),
+}
+
+#[derive(Debug, Args)]
+struct CapacityArgs {
+    /// What each camera shows: a clip of the kitchen at a busy time, as the camera sends it (H.264 or H.265;
+    /// two minutes of it are played). Without one the demo's, or where that is not, one that is made: without
+    /// people, so a kitchen costs more.
+    #[arg(value_name = "CLIP")]
+    clips: Vec<PathBuf>,
+    /// Pictures of each camera that are looked at in a second: its analyse_fps.
+    #[arg(long, value_name = "N", default_value_t = 4.0, value_parser = analyse_fps)]
+    fps: f32,
+    /// A model card (TOML file) instead of the shipped ones; can be given again.
+    #[arg(long, value_name = "CARD")]
+    models: Vec<PathBuf>,
+    /// How long each number of cameras is measured once it runs steadily; with --profile, how much of
+    /// each clip is played.
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// Most cameras that are tried.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=256))]
+    most: u16,
+    /// 95 of 100 pictures must be looked at within so many milliseconds of their arrival.
+    #[arg(long, value_name = "MS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    p95_ms: u32,
+    /// What the CPU time of one camera goes to, stage by stage, for each CLIP.
+    #[arg(long, conflicts_with_all = ["most", "p95_ms"])]
+    profile: bool,
+    /// One JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+const CAPACITY_HELP: &str = "\
+The built-in cameras play the clip over RTSP, each from another place on, to the daemon's own pipeline: capture,
+decoding, models, tracks and rules. A number of cameras fits if no picture is dropped or replaced and 95 of 100 are
+looked at in time. Every camera is decoded in full (late_decode off), as it is while something moves before it: a box
+must carry its cameras at the busiest hour, and a still scene costs a fraction. The numbers are doubled until one does not fit, then what lies between is halved; Ctrl-C ends it.
+Takes a minute or two, and all of the box: do not run it beside a daemon.
+
+The built-in cameras run on a thread of their own, whose CPU time is counted apart (camera_cores) and is not in `box`;
+they still need it, so a box carries rather more real cameras than found here. Evidence, store and uplink are not run:
+they work when something is found, not with each picture.
+
+--json: cameras (how many fit), verdict (exactly; at_least: --most fits; none: not even one; interrupted), plan_for
+(four fifths of it), limit (what is in the way of more: kind is cores, threads, other_programs or turns; stage, words,
+advice), other_programs (a warning), clip, models, cores, detect_workers, and trials, of each: cameras, fits, why
+(silent_cameras, units_dropped, frames_replaced, latency, rate, errors), latency_ms (from a picture's last byte to its
+detections at track and rules), analysed_per_s, sampled_per_s (with those in which nothing moved), received_per_s,
+box_cpu (of all cores, 0 to 1), used_cores, camera_cores, other_cores, stages (cores of all its threads, busiest: of one).
+
+--profile --json: clips, of each: clip, moving (share of the sampled pictures), analysed_per_s, total_ms and stages in
+milliseconds of one core for each second of a camera. The stages from decode to rules run alone on one thread and
+are timed there; receive is the session's thread of a live run; everything_else is the process's CPU time in that
+live run less all others, so it can be below zero by noise. live has its threads, as a check.";
+
+fn analyse_fps(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(fps) if (0.1..=30.0).contains(&fps) => Ok(fps),
+        _ => Err("a number from 0.1 to 30 is needed".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]
@@ -441,6 +506,19 @@ pub fn main() -> Outcome {
                     json: args.json,
                 };
                 tail::run(options, terminal).await
+            }
+            Command::Capacity(args) => {
+                let options = capacity::CapacityOptions {
+                    clips: args.clips,
+                    fps: args.fps,
+                    models: args.models,
+                    measure: Duration::from_secs(args.seconds),
+                    most: usize::from(args.most),
+                    p95_ms: args.p95_ms,
+                    profile: args.profile,
+                    json: args.json,
+                };
+                Box::pin(capacity::run(options, terminal)).await
             }
             Command::Demo(args) => {
                 let options = demo::DemoOptions {

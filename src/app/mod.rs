@@ -5,6 +5,7 @@
 mod analytics;
 mod blocking;
 mod camera_unit;
+mod capacity;
 mod check;
 pub mod cli;
 mod clock_steps;

@@ -190,6 +190,8 @@ fn meanings(rules: &[RuleDraft]) -> Vec<(&RuleConfig, Option<f32>, Vec<&str>)> {
             config,
             labels,
             threshold,
+            // It is the cameras' then.
+            late_decode: _,
         } = rule;
         let labels = labels.iter().map(|l| l.value.as_str()).collect();
         (config, *threshold, labels)
@@ -219,6 +221,10 @@ fn unchangeable(old: &SiteConfig, new: &SiteConfig) -> Vec<Problem> {
         (
             old.detect.onnxruntime != new.detect.onnxruntime,
             "detect.onnxruntime",
+        ),
+        (
+            old.detect.provider != new.detect.provider,
+            "detect.provider",
         ),
         (old.status.listen != new.status.listen, "status.listen"),
         (old.status.token != new.status.token, "status.token_file"),

@@ -181,6 +181,35 @@ impl Progress {
     }
 }
 
+/// One line of standard error that is drawn over and over, for work whose steps have their own words; on
+/// a terminal only.
+#[derive(Debug)]
+pub struct LiveLine {
+    is_shown: bool,
+}
+
+impl LiveLine {
+    /// Nothing is drawn yet.
+    pub fn new() -> Self {
+        Self {
+            is_shown: io::stderr().is_terminal(),
+        }
+    }
+
+    /// In place of what was there.
+    pub fn show(&self, text: impl std::fmt::Display) {
+        if self.is_shown {
+            // If standard error is gone, the work still counts.
+            drop(write!(io::stderr(), "\r{text}\x1b[K"));
+        }
+    }
+
+    /// Takes the line away, before other output or at the end.
+    pub fn clear(&self) {
+        self.show("");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,5 @@
 //! Words and clocks every stage shares: ids, time, geometry, back-off, counters, secrets, heartbeats, restarts,
-//! and how much of the heap a thread holds.
+//! how much of the heap a thread holds, and what its CPU time goes to.
 //!
 //! What must not be here: I/O other than reading a clock or a secret file, and anything that knows
 //! of cameras, models, rules or brokers. `base` imports nothing of ours.
@@ -9,6 +9,7 @@ pub mod geometry;
 pub mod heap;
 pub mod heartbeat;
 pub mod ids;
+pub mod laps;
 pub mod metrics;
 pub mod restarts;
 pub mod secret;

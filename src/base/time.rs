@@ -102,6 +102,21 @@ impl Clock for SystemClock {
     }
 }
 
+/// CPU time that this thread has used so far. For measuring only; what others do does not count.
+pub fn thread_cpu() -> Duration {
+    cpu_time(rustix::time::ClockId::ThreadCPUTime)
+}
+
+/// CPU time that this process has used so far, of all cores together.
+pub fn process_cpu() -> Duration {
+    cpu_time(rustix::time::ClockId::ProcessCPUTime)
+}
+
+fn cpu_time(of: rustix::time::ClockId) -> Duration {
+    let t = rustix::time::clock_gettime(of);
+    Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
+}
+
 /// A clock that stands still until told to move; for tests and replay.
 #[derive(Debug, Default)]
 pub struct ManualClock {

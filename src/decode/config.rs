@@ -10,6 +10,10 @@ pub struct DecodeConfig {
     pub analyse_fps: f32,
     /// `None`: every sampled picture is analysed.
     pub motion: Option<MotionConfig>,
+    /// Of a still scene only key units are decoded, see `late.rs`; needs the motion gate.
+    pub late: bool,
+    /// See [`Decoder::with`](super::ffmpeg::Decoder::with).
+    pub loop_filter: bool,
     /// How long what is wrong with its pictures must last.
     pub picture: PictureConfig,
 }
@@ -40,6 +44,8 @@ impl Default for DecodeConfig {
         Self {
             analyse_fps: 4.0,
             motion: Some(MotionConfig::default()),
+            late: true,
+            loop_filter: true,
             picture: PictureConfig::default(),
         }
     }

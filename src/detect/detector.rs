@@ -15,6 +15,7 @@ use super::regions::{in_picture, is_part, regions};
 use super::turns::{LeftOut, take_turns, turn_of};
 use crate::base::geometry::{NormRect, SizePx};
 use crate::base::ids::ClassId;
+use crate::base::laps::{Part, lap};
 use crate::base::time::Clock;
 use crate::decode::Frame;
 
@@ -310,6 +311,7 @@ impl Stage {
             preprocessor,
             tensor,
         } = &mut self.runner;
+        lap(Part::Postprocess);
         let letterbox = preprocessor.fill(frame, tensor);
         let card = &self.card;
         let Boxes { kept, region, more } = &mut self.boxes;
@@ -327,6 +329,7 @@ impl Stage {
                     width_px: of.side_px,
                     height_px: of.side_px,
                 };
+                lap(Part::Postprocess);
                 preprocessor.fill_part(frame, square, size, tensor);
                 let whole = Letterbox {
                     scaled: size,
@@ -373,6 +376,7 @@ impl HeadStage {
             preprocessor,
             tensor,
         } = &mut self.runner;
+        lap(Part::Postprocess);
         let size = preprocessor.fill_crop(frame, crop, tensor);
         network.run(tensor, size, HeadState::read)
     }
@@ -440,6 +444,7 @@ impl SmokingStage {
             preprocessor,
             tensor,
         } = &mut self.runner;
+        lap(Part::Postprocess);
         let size = preprocessor.fill_crop(frame, crop, tensor);
         let read = |out: &[f32]| {
             let p = out.first().copied().filter(|p| p.is_finite());
@@ -538,6 +543,7 @@ impl Detector {
             stage.look(frame, &mut items, &mut self.left_out)?;
         }
         items.sort_by(|a, b| b.score.total_cmp(&a.score));
+        lap(Part::Postprocess);
         let (camera, stamp) = (frame.camera, frame.stamp);
         Ok(Detections {
             camera,

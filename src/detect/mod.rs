@@ -28,7 +28,7 @@ pub use config::DetectConfig;
 pub use detections::{Detection, Detections};
 pub use detector::{ClassInfo, Detector, Models, ModelsError};
 pub use heads::{COVERS, CoverScores, FACES, FaceScores, HeadLabel, HeadState};
-pub use onnx::{Network, OnnxError, Runtime};
+pub use onnx::{Network, OnnxError, Provider, Runtime};
 pub use postprocess::{RawBox, decode_yolox, suppress};
 pub use preprocess::{CropPx, Letterbox, Preprocessor, tensor_size};
 pub use reference::Reference;

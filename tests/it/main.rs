@@ -12,6 +12,7 @@
 mod architecture;
 mod broker;
 mod camera;
+mod capacity;
 mod centre;
 mod commands;
 mod crash;
@@ -22,6 +23,7 @@ mod faulty_disk;
 mod health;
 mod hostile_broker;
 mod hostile_camera;
+mod late_decode;
 #[path = "crash/life.rs"]
 mod life;
 mod models;

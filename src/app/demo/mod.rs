@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -25,14 +24,14 @@ use super::tail::{self, View};
 use super::terminal::{Terminal, Tone};
 use crate::base::metrics::Metric;
 use crate::base::secret::Secret;
-use crate::base::time::SystemClock;
+use crate::base::time::{SystemClock, process_cpu};
 use crate::base::words::{Texts, demo as words, padded};
 use crate::capture::{OpenContainer as _, SourceConfig};
 use crate::decode::Clips;
 use crate::uplink::{Heard, SiteStatus, Topics};
 
 /// Made at set-up.
-const CLIP: &str = ".runtime/demo/kitchen.mp4";
+pub const CLIP: &str = ".runtime/demo/kitchen.mp4";
 /// After the daemon's goodbye, what is on its way to the tail may take this long.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -73,10 +72,23 @@ impl Drop for StateDir {
 /// # Errors
 /// It is no video, or there is no picture in it.
 pub fn read_clip(path: &Path) -> anyhow::Result<Clip> {
+    read_beginning(path, Duration::MAX)
+}
+
+/// The same, up to the first key picture that is `most` from the first picture or later.
+///
+/// # Errors
+/// As [`read_clip`].
+pub fn read_beginning(path: &Path, most: Duration) -> anyhow::Result<Clip> {
+    let most_90k = i64::try_from(most.as_millis() * 90).unwrap_or(i64::MAX);
     let mut container = Clips.open(path)?;
     let codec = container.info().codec;
-    let mut units = Vec::new();
+    let mut units: Vec<ClipUnit> = Vec::new();
     while let Some(unit) = container.next_unit()? {
+        let begin = units.first().map_or(unit.pts.0, |first| first.pts_90k);
+        if unit.is_key && unit.pts.0.saturating_sub(begin) >= most_90k {
+            break;
+        }
         units.push(ClipUnit {
             data: unit.data,
             pts_90k: unit.pts.0,
@@ -313,18 +325,12 @@ struct Figures {
     waiting: u64,
 }
 
-/// What this process has used of all cores.
-fn cpu_time() -> Duration {
-    let t = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
-}
-
 impl Figures {
     fn of(site: &RunningSite, elapsed: Duration) -> Self {
         let total = |metric| site.metrics.total(metric);
         Self {
             elapsed,
-            cpu: cpu_time(),
+            cpu: process_cpu(),
             decoded: total(Metric::DecodeFrames),
             looked_at: total(Metric::DetectFrames),
             still: total(Metric::FramesStill),
