@@ -306,7 +306,7 @@ fn measure(c: &mut Criterion, frames: &[Frame], case: &Case) -> String {
     let pairs: Vec<[[f64; 2]; 4]> = (0..PAIRS)
         .map(|i| {
             let (frame, video) = (&frames[i % frames.len()], &videos[i % frames.len()]);
-            let ms = |(_, time): ((), std::time::Duration)| time.as_secs_f64() * 1000.0;
+            let ms = |((), time): ((), std::time::Duration)| time.as_secs_f64() * 1000.0;
             // A picture is met twice: as it comes, its bytes far from the core, and once they are near.
             let time =
                 |mut work: Box<dyn FnMut() + '_>| [ms(timed(&mut work)), ms(timed(&mut work))];
