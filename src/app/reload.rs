@@ -190,6 +190,8 @@ fn meanings(rules: &[RuleDraft]) -> Vec<(&RuleConfig, Option<f32>, Vec<&str>)> {
             config,
             labels,
             threshold,
+            // It is the cameras' then.
+            late_decode: _,
         } = rule;
         let labels = labels.iter().map(|l| l.value.as_str()).collect();
         (config, *threshold, labels)

@@ -38,6 +38,10 @@ metrics! {
     CaptureFailures => "capture_failures_total", "Capture sessions that ended in an error, by camera and reason.";
     DecodeFrames => "decode_frames_total", "Pictures decoded, by camera.";
     DecodeMissing => "decode_pictures_missing_total", "Access units of a session that gave no picture after its first one was decoded, whether dropped before the decoder or by it, by camera.";
+    DecodeLeftOut => "decode_units_left_out_total", "Access units that were not decoded because the scene was still, or because nothing refers to them and they were not due, by camera.";
+    DecodeIdle => "decode_idle", "Gauge: 1 while only key units are decoded because the scene is still, by camera.";
+    DecodeWakes => "decode_wakes_total", "Times a still scene was decoded in full again, the newest group of pictures first, by camera and reason (size, key, ended, audit, limit).";
+    DecodeMissed => "decode_motion_missed_total", "Groups of pictures that looked still without being decoded and were found to move when checked, by camera.";
     DecodeErrors => "decode_errors_total", "Access units the decoder refused, by camera.";
     DecodeRebuilds => "decode_rebuilds_total", "Decoders rebuilt after errors or a panic, by camera.";
     DecodeBusyMicros => "decode_busy_microseconds_total", "Time spent decoding, by camera.";

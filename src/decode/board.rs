@@ -32,6 +32,8 @@ struct State<T> {
 pub struct FrameBoard<T> {
     state: Mutex<State<T>>,
     wake: Condvar,
+    /// A picture was taken off the board.
+    taken: Condvar,
 }
 
 /// What became of a picture.
@@ -99,6 +101,7 @@ impl<T> FrameBoard<T> {
                 closed: false,
             }),
             wake: Condvar::new(),
+            taken: Condvar::new(),
         }
     }
 
@@ -129,6 +132,17 @@ impl<T> FrameBoard<T> {
         Posted::Queued
     }
 
+    /// Waits until no picture of the camera waits for a worker, or `limit` passes; whether none does. A closed
+    /// board is waited for no longer.
+    pub fn wait_taken(&self, camera: CameraIx, limit: Duration) -> bool {
+        let waits = |s: &mut State<T>| !s.closed && s.slots[camera.index()].waiting.is_some();
+        let (mut state, _) = self
+            .taken
+            .wait_timeout_while(self.lock(), limit, waits)
+            .unwrap_or_else(PoisonError::into_inner);
+        !waits(&mut state)
+    }
+
     /// Waits until some camera has a picture, `limit` passes, or the board is closed and empty.
     ///
     /// # Errors
@@ -152,6 +166,7 @@ impl<T> FrameBoard<T> {
             .waiting
             .take()
             .expect("a ready camera has a picture");
+        self.taken.notify_all();
         if state.is_over() {
             // Others may be waiting to learn that nothing is left.
             self.wake.notify_all();
@@ -166,6 +181,7 @@ impl<T> FrameBoard<T> {
     pub fn close(&self) {
         self.lock().closed = true;
         self.wake.notify_all();
+        self.taken.notify_all();
     }
 }
 

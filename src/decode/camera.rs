@@ -1,6 +1,9 @@
 //! One camera's decode thread: takes access units, and passes the pictures that
 //! [`FrameSampler`] picks to the board.
 //!
+//! A scene that was still is decoded late, all at once: the pictures of such a group wait for one another on
+//! the board, while what comes meanwhile is taken off the queue.
+//!
 //! A decoder that fails is rebuilt at the next key unit, and so is all that a panic of the thread may
 //! have left behind; five failures within a minute rest the camera for five minutes, because a stream that
 //! breaks decoders every few seconds would only burn the cores that other cameras need.
@@ -23,11 +26,15 @@ use crate::base::heartbeat::Heartbeat;
 use crate::base::ids::{CameraId, CameraIx};
 use crate::base::metrics::{Counter, Metric, Metrics};
 use crate::base::restarts::{REST, Restarts};
-use crate::base::time::{MonoMicros, SharedClock};
-use crate::capture::{AccessUnit, NoUnit, UnitReceiver};
+use crate::base::time::{Clock, MonoMicros, SharedClock};
+use crate::capture::{NoUnit, UnitReceiver};
 
 /// See [`DecodeHealth::stalled`]; longer than the GOP of most cameras.
 pub const STALL: Duration = Duration::from_secs(10);
+/// How long a picture of a group that is decoded late waits at once for the one before it to be analysed.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// How late such a picture may be and still wait: two groups of the longest that are decoded late.
+const MOST_BEHIND: Duration = Duration::from_secs(5);
 /// Longest wait for a unit before the thread beats again.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -96,26 +103,34 @@ impl Counters {
     }
 }
 
-/// Pictures per second over a sliding window of receipt times.
+/// Units per second over a sliding window of receipt times.
 #[derive(Debug, Default)]
-struct Rate(VecDeque<MonoMicros>);
+struct Rate {
+    times: VecDeque<MonoMicros>,
+    now: f32,
+}
 
 impl Rate {
     const WINDOW: Duration = Duration::from_secs(5);
 
     fn add(&mut self, at: MonoMicros) -> f32 {
-        self.0.push_back(at);
-        while self.0.front().is_some_and(|t| at.since(*t) > Self::WINDOW) || self.0.len() > 600 {
-            self.0.pop_front();
+        let times = &mut self.times;
+        times.push_back(at);
+        while times.front().is_some_and(|t| at.since(*t) > Self::WINDOW) || times.len() > 600 {
+            times.pop_front();
         }
-        let span = at
-            .since(*self.0.front().expect("just pushed"))
-            .as_secs_f32();
-        if span > 0.5 {
-            (self.0.len() - 1) as f32 / span
+        let span = at.since(*times.front().expect("just pushed")).as_secs_f32();
+        self.now = if span > 0.5 {
+            (times.len() - 1) as f32 / span
         } else {
             0.0
-        }
+        };
+        self.now
+    }
+
+    /// As of the newest unit.
+    fn now(&self) -> f32 {
+        self.now
     }
 }
 
@@ -175,9 +190,16 @@ impl DecodeThread {
     ) -> Result<ControlFlow<()>, DecodeError> {
         const NEXT: ControlFlow<()> = ControlFlow::Continue(());
         self.heartbeat.beat();
-        let unit = match self.units.receive(TICK) {
+        let is_behind = work.sampler.backlog() > 0;
+        let limit = if is_behind { Duration::ZERO } else { TICK };
+        let unit = match self.units.receive(limit) {
             Ok(unit) => unit,
+            Err(_) if is_behind => {
+                self.catch_up(counters, work)?;
+                return Ok(NEXT);
+            }
             Err(NoUnit::TimedOut) => {
+                work.sampler.wake_up();
                 work.seen.progress = None;
                 self.health
                     .send_if_modified(|h| std::mem::take(&mut h.fps) > 0.0);
@@ -187,7 +209,15 @@ impl DecodeThread {
                 self.note_stall(&mut work.seen);
                 return Ok(NEXT);
             }
-            Err(NoUnit::Closed) => return Ok(ControlFlow::Break(())),
+            Err(NoUnit::Closed) => {
+                // What is kept of a still scene is the last that was seen.
+                work.sampler.wake_up();
+                return Ok(if work.sampler.backlog() > 0 {
+                    NEXT
+                } else {
+                    ControlFlow::Break(())
+                });
+            }
         };
         let now = self.note_stall(&mut work.seen);
         if work.rest_until.is_some_and(|until| now < until) {
@@ -202,10 +232,34 @@ impl DecodeThread {
             return Ok(NEXT);
         }
         work.awaiting_key = false;
-        let decoded = self.decode(&unit, &mut work.sampler, &mut work.seen);
-        let busy = self.clock.mono().since(now);
-        counters.busy.add(busy.as_micros() as u64);
-        decoded.map(|()| NEXT)
+        let fps = work.seen.rate.add(unit.stamp.received);
+        self.timed(counters, work, |sampler, clock, take| {
+            sampler.push(unit, clock, take)
+        })?;
+        if work.sampler.is_idle() {
+            // What is not decoded on purpose is no stall.
+            work.seen.progress = Some(now);
+            self.note_fps(fps);
+        }
+        self.catch_up(counters, work)?;
+        Ok(NEXT)
+    }
+
+    /// Decodes the next unit that waits. After a still scene has moved there are many, and each picture of
+    /// them that is due has its turn with the detector: while the one before it still waits on the board,
+    /// this waits too, for at most [`PATIENCE`] and while it is no more than [`MOST_BEHIND`] late.
+    fn catch_up(&self, counters: &Counters, work: &mut Work) -> Result<(), DecodeError> {
+        if work.sampler.backlog() > 1 {
+            let now = self.clock.mono();
+            let since = work.sampler.backlog_since();
+            let is_near = since.is_some_and(|t| now.since(t) < MOST_BEHIND);
+            if is_near && !self.board.wait_taken(self.camera, PATIENCE) {
+                return Ok(());
+            }
+        }
+        self.timed(counters, work, |sampler, clock, take| {
+            sampler.step(clock, take).map(drop)
+        })
     }
 
     /// After a failure: with another decoder from the next key unit on, or after a rest.
@@ -239,20 +293,37 @@ impl DecodeThread {
         now
     }
 
-    fn decode(
+    fn note_fps(&self, fps: f32) {
+        self.health.send_if_modified(|h| {
+            let changed = (h.fps - fps).abs() > 0.2 * h.fps.max(0.5);
+            if changed {
+                h.fps = fps;
+            }
+            changed
+        });
+    }
+
+    /// Has the sampler do something, hands on what comes of it, and takes the time.
+    fn timed(
         &self,
-        unit: &AccessUnit,
-        sampler: &mut FrameSampler,
-        seen: &mut Seen,
+        counters: &Counters,
+        work: &mut Work,
+        go: impl FnOnce(
+            &mut FrameSampler,
+            &dyn Clock,
+            &mut dyn FnMut(Sampled),
+        ) -> Result<(), DecodeError>,
     ) -> Result<(), DecodeError> {
-        let fed = sampler.feed(unit, &*self.clock, &mut |sampled| match sampled {
+        let began = self.clock.mono();
+        let Work { sampler, seen, .. } = work;
+        let done = go(sampler, &*self.clock, &mut |sampled| match sampled {
             // Closed means that the site is stopping; the units still queued are worth nothing.
             Sampled::Frame(frame) => {
                 self.board.post(self.camera, frame);
             }
             Sampled::Picture { size, stamp } => {
-                let fps = seen.rate.add(stamp.received);
                 seen.progress = Some(self.clock.mono());
+                let fps = seen.rate.now();
                 self.health.send_if_modified(|h| {
                     let now = (Some(size), Some(stamp.session), false);
                     let changed = (h.size, h.session, h.stalled) != now
@@ -263,8 +334,9 @@ impl DecodeThread {
                     changed
                 });
             }
+            Sampled::LeftOut { .. } => {}
         });
-        let fault = sampler.picture_fault();
+        let fault = work.sampler.picture_fault();
         self.health.send_if_modified(|h| {
             let changed = h.picture != fault;
             if changed {
@@ -273,6 +345,8 @@ impl DecodeThread {
             }
             changed
         });
-        fed
+        let busy = self.clock.mono().since(began);
+        counters.busy.add(busy.as_micros() as u64);
+        done
     }
 }

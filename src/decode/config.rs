@@ -10,6 +10,8 @@ pub struct DecodeConfig {
     pub analyse_fps: f32,
     /// `None`: every sampled picture is analysed.
     pub motion: Option<MotionConfig>,
+    /// Of a still scene only key units are decoded, see `late.rs`; needs the motion gate.
+    pub late: bool,
     /// How long what is wrong with its pictures must last.
     pub picture: PictureConfig,
 }
@@ -40,6 +42,7 @@ impl Default for DecodeConfig {
         Self {
             analyse_fps: 4.0,
             motion: Some(MotionConfig::default()),
+            late: true,
             picture: PictureConfig::default(),
         }
     }

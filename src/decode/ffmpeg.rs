@@ -148,6 +148,11 @@ impl Decoder {
             .map_err(|e| DecodeError::Refused(e.to_string()))
     }
 
+    /// Forgets what it was given: the next unit must be a key unit. Also after [`finish`](Self::finish).
+    pub fn restart(&mut self) {
+        self.inner.flush();
+    }
+
     /// The next picture, if one is ready.
     ///
     /// # Errors

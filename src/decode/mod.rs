@@ -1,7 +1,7 @@
 //! Access units → frames, one OS thread per camera.
 //!
 //! ```text
-//! unit_queue (q1) ──> camera::DecodeThread ( sampling::FrameSampler: ffmpeg → due? → shows anything? → moves? ) ──> board (q2)
+//! unit_queue (q1) ──> camera::DecodeThread ( sampling::FrameSampler: late → ffmpeg → due? → shows anything? → moves? ) ──> board (q2)
 //! ```
 //! What must not be here: models, and colour conversion of pictures nobody will look at.
 mod board;
@@ -11,6 +11,7 @@ mod config;
 mod ffmpeg;
 mod footage;
 mod frame;
+mod late;
 mod motion;
 mod picture_health;
 mod plain;

@@ -1,4 +1,4 @@
-//! Access units → the frames worth analysing: decoder, sampling by media time, motion gate.
+//! Access units → the frames worth analysing: late decode, decoder, sampling by media time, motion gate.
 //!
 //! It knows no thread and no queue: the live decode thread and the replay of clips both feed it, so
 //! that both look at the same pictures.
@@ -7,9 +7,10 @@ use std::collections::VecDeque;
 use super::config::{DecodeConfig, MotionConfig};
 use super::ffmpeg::{DecodeError, Decoder, Picture};
 use super::frame::{Frame, YuvMatrix};
+use super::late::{LateDecode, Sign, Verdict};
 use super::motion::MotionDetector;
 use super::picture_health::{PictureFault, PictureHealth, PictureSample};
-use super::scan::LumaScan;
+use super::scan::{LumaScan, Scan};
 use crate::base::geometry::{NormRect, SizePx};
 use crate::base::ids::CameraIx;
 use crate::base::metrics::{Counter, Metric, Metrics};
@@ -57,12 +58,27 @@ impl Sampler {
         self.due = Some((stamp.session, next));
         true
     }
+
+    /// Whether the picture at `stamp` would not be taken. What is due only moves on, but for jumps.
+    fn is_early(&self, stamp: &FrameStamp) -> bool {
+        let slack = (self.period_90k / 8).min(900);
+        let Some((session, due)) = self.due else {
+            return false;
+        };
+        let early = due.saturating_sub(stamp.pts.0);
+        session == stamp.session && early > slack && early <= self.period_90k
+    }
 }
 
 #[derive(Debug)]
 struct Counters {
     frames: Counter,
     missing: Counter,
+    left_out: Counter,
+    idle: Counter,
+    /// By [`Sign`].
+    wakes: [Counter; Sign::ALL.len()],
+    missed: Counter,
     sampled: Counter,
     still: Counter,
 }
@@ -77,6 +93,11 @@ pub enum Sampled {
         /// Of the unit that held it.
         stamp: FrameStamp,
     },
+    /// Units that are not decoded: of a still scene, or because nothing refers to them and they are not due.
+    LeftOut {
+        /// How many.
+        units: u64,
+    },
     /// The same picture, copied, because it is due and moves.
     Frame(Frame),
 }
@@ -90,7 +111,7 @@ pub struct FrameSampler {
     decoder: Option<Decoder>,
     codec: Option<Codec>,
     session: u32,
-    /// Of the newest unit of the session that went into the decoder.
+    /// Of the newest unit of the session that went into the decoder or was left out.
     fed: Option<u64>,
     stamps: VecDeque<FrameStamp>,
     sampler: Sampler,
@@ -102,12 +123,28 @@ pub struct FrameSampler {
     key_units: u64,
     scan: LumaScan,
     health: PictureHealth,
+    late: Option<LateDecode>,
+    /// Session and number of the newest key unit whose picture was told when it was looked at: it may be
+    /// decoded again with its group.
+    told: Option<(u32, u64)>,
+    /// To be decoded, in order. More than one only after a still scene has moved.
+    backlog: VecDeque<AccessUnit>,
+}
+
+/// What a sampled picture showed.
+struct Measured {
+    /// Share of the picture.
+    changed: f32,
+    clusters: Vec<NormRect>,
+    /// `None`: its luma cannot be read.
+    scan: Option<Scan>,
 }
 
 impl FrameSampler {
     /// For one camera, called `id` in the metrics.
     pub fn new(camera: CameraIx, id: &str, config: DecodeConfig, metrics: &Metrics) -> Self {
         let counter = |metric| metrics.counter(metric, &[("camera", id)]);
+        let late = config.late && config.motion.is_some();
         Self {
             camera,
             sampler: Sampler::new(config.analyse_fps),
@@ -116,6 +153,13 @@ impl FrameSampler {
             counters: Counters {
                 frames: counter(Metric::DecodeFrames),
                 missing: counter(Metric::DecodeMissing),
+                left_out: counter(Metric::DecodeLeftOut),
+                idle: counter(Metric::DecodeIdle),
+                wakes: Sign::ALL.map(|sign| {
+                    let labels = [("camera", id), ("reason", sign.word())];
+                    metrics.counter(Metric::DecodeWakes, &labels)
+                }),
+                missed: counter(Metric::DecodeMissed),
                 sampled: counter(Metric::FramesSampled),
                 still: counter(Metric::FramesStill),
             },
@@ -130,6 +174,9 @@ impl FrameSampler {
             last_passed: None,
             key_units: 0,
             scan: LumaScan::new(),
+            late: late.then(LateDecode::new),
+            told: None,
+            backlog: VecDeque::new(),
         }
     }
 
@@ -138,51 +185,125 @@ impl FrameSampler {
         self.health.fault()
     }
 
-    /// Forgets the decoder: the next unit must be a key unit.
+    /// Forgets the decoder and what waits for it: the next unit must be a key unit.
     pub fn reset(&mut self) {
+        self.begin_stream();
+        self.counters.missing.add(self.backlog.len() as u64);
+        self.backlog.clear();
+        if let Some(late) = &mut self.late {
+            self.counters.left_out.add(late.let_go());
+            late.begin_anew();
+            self.counters.idle.set(0);
+        }
+    }
+
+    fn begin_stream(&mut self) {
         self.decoder = None;
         self.counters.missing.add(self.stamps.len() as u64);
         self.stamps.clear();
     }
 
-    /// Decodes `unit` and hands on what comes of it, in order of presentation.
+    /// Takes `unit`, decodes what is to be decoded and hands on what comes of it, in order of
+    /// presentation.
     ///
     /// # Errors
     /// [`DecodeError`]; call [`reset`](Self::reset) before the next unit then.
     pub fn feed(
         &mut self,
-        unit: &AccessUnit,
+        unit: AccessUnit,
         clock: &dyn Clock,
         take: &mut dyn FnMut(Sampled),
     ) -> Result<(), DecodeError> {
-        if self.codec != Some(unit.codec) || self.session != unit.stamp.session {
-            // A new session may bring new parameter sets, and its pictures refer to nothing older.
-            self.reset();
-            self.codec = Some(unit.codec);
-            self.session = unit.stamp.session;
-            self.fed = None;
-        }
-        if let Some(before) = self.fed.replace(unit.stamp.seq) {
-            let between = unit.stamp.seq.saturating_sub(before + 1);
-            self.counters.missing.add(between);
-        }
-        let mut decoder = match self.decoder.take() {
-            Some(decoder) => decoder,
-            None => Decoder::new(unit.codec)?,
+        self.push(unit, clock, take)?;
+        while self.step(clock, take)? {}
+        Ok(())
+    }
+
+    /// Takes `unit` without decoding more than, of a still scene, its key unit. The rest is
+    /// [`step`](Self::step)'s.
+    ///
+    /// # Errors
+    /// As [`feed`](Self::feed).
+    pub fn push(
+        &mut self,
+        unit: AccessUnit,
+        clock: &dyn Clock,
+        take: &mut dyn FnMut(Sampled),
+    ) -> Result<(), DecodeError> {
+        let now = unit.stamp.received;
+        let is_still = self.is_still(now);
+        let Some(late) = &mut self.late else {
+            self.backlog.push_back(unit);
+            return Ok(());
         };
+        match late.take(&unit, is_still) {
+            Verdict::Decode => self.backlog.push_back(unit),
+            Verdict::Hold => late.hold(unit),
+            Verdict::Wake(sign) => {
+                late.hold(unit);
+                self.wake(now, sign);
+            }
+            Verdict::Look => return self.look(unit, clock, take),
+        }
+        Ok(())
+    }
+
+    /// No unit came for a while: what is kept of a still scene is decoded after all, for it may be the last
+    /// that is seen of it.
+    pub fn wake_up(&mut self) {
+        let Some(late) = self.late.as_ref().filter(|late| late.is_idle()) else {
+            return;
+        };
+        if let Some(newest) = late.newest() {
+            self.wake(newest, Sign::Ended);
+        }
+    }
+
+    /// Whether only key units are decoded now, because the scene is still.
+    pub fn is_idle(&self) -> bool {
+        self.late.as_ref().is_some_and(LateDecode::is_idle)
+    }
+
+    /// Units that wait for [`step`](Self::step).
+    pub fn backlog(&self) -> usize {
+        self.backlog.len()
+    }
+
+    /// Receipt of the first of them.
+    pub fn backlog_since(&self) -> Option<MonoMicros> {
+        self.backlog.front().map(|unit| unit.stamp.received)
+    }
+
+    /// Decodes the next unit that waits; false if none does.
+    ///
+    /// # Errors
+    /// As [`feed`](Self::feed).
+    pub fn step(
+        &mut self,
+        clock: &dyn Clock,
+        take: &mut dyn FnMut(Sampled),
+    ) -> Result<bool, DecodeError> {
+        let Some(unit) = self.backlog.pop_front() else {
+            return Ok(false);
+        };
+        let mut decoder = self.prepare(&unit)?;
+        if self.is_not_due(&unit) {
+            self.decoder = Some(decoder);
+            self.leave_out(1, take);
+            return Ok(true);
+        }
         if self.stamps.len() == REORDER {
             self.counters.missing.add(1);
             self.stamps.pop_front();
         }
         self.stamps.push_back(unit.stamp);
-        self.key_units += u64::from(unit.is_key);
         decoder.send(&unit.data, unit.stamp.seq as i64)?;
         self.drain(&mut decoder, clock, take)?;
         self.decoder = Some(decoder);
-        Ok(())
+        Ok(true)
     }
 
-    /// Hands on what the decoder has held back: for the end of a clip.
+    /// Hands on what the decoder has held back, and what was kept of a still scene: for the end of a clip.
     ///
     /// # Errors
     /// [`DecodeError`]
@@ -191,11 +312,124 @@ impl FrameSampler {
         clock: &dyn Clock,
         take: &mut dyn FnMut(Sampled),
     ) -> Result<(), DecodeError> {
+        self.wake_up();
+        while self.step(clock, take)? {}
         let Some(mut decoder) = self.decoder.take() else {
             return Ok(());
         };
         decoder.finish()?;
         self.drain(&mut decoder, clock, take)
+    }
+
+    /// Nothing waits to be decoded, and nothing has moved for as long as the gate stays open.
+    fn is_still(&self, now: MonoMicros) -> bool {
+        let hold = self.config.motion.as_ref().map(|gate| gate.hold);
+        let newest = self.last_motion.zip(hold);
+        self.backlog.is_empty() && newest.is_some_and(|(t, hold)| now.since(t) > hold)
+    }
+
+    fn wake(&mut self, now: MonoMicros, sign: Sign) {
+        if let Some(late) = &mut self.late {
+            self.backlog.extend(late.wake(now, sign));
+            self.counters.wakes[sign as usize].add(1);
+            self.counters.idle.set(0);
+        }
+    }
+
+    /// The decoder for `unit`, and the count of those before it that did not come.
+    fn prepare(&mut self, unit: &AccessUnit) -> Result<Decoder, DecodeError> {
+        if self.codec != Some(unit.codec) || self.session != unit.stamp.session {
+            // A new session may bring new parameter sets, and its pictures refer to nothing older.
+            self.begin_stream();
+            self.codec = Some(unit.codec);
+            self.session = unit.stamp.session;
+            self.fed = None;
+        }
+        // A key unit that was looked at may come again with its group.
+        let seq = unit.stamp.seq;
+        if self.fed.is_none_or(|before| seq > before) {
+            let next = self.fed.map_or(seq, |before| before + 1);
+            self.counters.missing.add(seq - next);
+            self.key_units += u64::from(unit.is_key);
+            self.fed = Some(seq);
+        }
+        match self.decoder.take() {
+            Some(decoder) => Ok(decoder),
+            None => Decoder::new(unit.codec),
+        }
+    }
+
+    /// Looks at a key unit of a scene that seems still by itself. If it is, its picture is what is seen of
+    /// the group; if not, the group before it is decoded first, and then the unit again, in its turn.
+    fn look(
+        &mut self,
+        unit: AccessUnit,
+        clock: &dyn Clock,
+        take: &mut dyn FnMut(Sampled),
+    ) -> Result<(), DecodeError> {
+        let now = unit.stamp.received;
+        if let Some(last) = self.late.as_ref().and_then(LateDecode::newest_held) {
+            self.fed = self.fed.max(Some(last));
+        }
+        let mut decoder = self.prepare(&unit)?;
+        if !self.stamps.is_empty() {
+            // The first one after moving pictures, of which the decoder holds some back.
+            decoder.finish()?;
+            self.drain(&mut decoder, clock, take)?;
+            self.counters.missing.add(self.stamps.len() as u64);
+            self.stamps.clear();
+        }
+        decoder.restart();
+        decoder.send(&unit.data, unit.stamp.seq as i64)?;
+        decoder.finish()?;
+        let mut sign = None;
+        let before = self.motion.clone();
+        if let Some(picture) = decoder.picture()? {
+            self.counters.frames.add(1);
+            let measured = self.measure(&picture);
+            let least = self
+                .config
+                .motion
+                .as_ref()
+                .map_or(0.0, |gate| gate.min_area);
+            let has_moved = measured.changed >= least;
+            sign = self
+                .late
+                .as_mut()
+                .and_then(|late| late.looked(now, has_moved));
+            if sign.is_none() {
+                self.hand_on(picture, &unit.stamp, Some(measured), clock, take)?;
+                self.told = Some((unit.stamp.session, unit.stamp.seq));
+            }
+        } else {
+            self.counters.missing.add(1);
+        }
+        decoder.restart();
+        self.decoder = Some(decoder);
+        if let Some(sign) = sign {
+            // It comes again in its turn.
+            self.motion = before;
+            self.wake(now, sign);
+            self.backlog.push_back(unit);
+        } else if let Some(late) = &mut self.late {
+            let units = late.let_go();
+            late.hold(unit);
+            self.counters.idle.set(1);
+            self.leave_out(units, take);
+        }
+        Ok(())
+    }
+
+    fn leave_out(&self, units: u64, take: &mut dyn FnMut(Sampled)) {
+        if units > 0 {
+            self.counters.left_out.add(units);
+            take(Sampled::LeftOut { units });
+        }
+    }
+
+    /// Nothing refers to it, and it comes too early to be sampled.
+    fn is_not_due(&self, unit: &AccessUnit) -> bool {
+        unit.is_disposable && !unit.is_key && self.sampler.is_early(&unit.stamp)
     }
 
     fn drain(
@@ -210,32 +444,52 @@ impl FrameSampler {
                 continue;
             };
             let stamp = self.stamps.remove(at).expect("just found");
+            self.hand_on(picture, &stamp, None, clock, take)?;
+        }
+        Ok(())
+    }
+
+    /// Tells of a picture, and hands it on if it is due and shows motion. `measured`, if it was already.
+    fn hand_on(
+        &mut self,
+        picture: Picture<'_>,
+        stamp: &FrameStamp,
+        measured: Option<Measured>,
+        clock: &dyn Clock,
+        take: &mut dyn FnMut(Sampled),
+    ) -> Result<(), DecodeError> {
+        let was_told = self.told == Some((stamp.session, stamp.seq));
+        if !was_told {
             take(Sampled::Picture {
                 size: picture.size,
-                stamp,
+                stamp: *stamp,
             });
-            if !self.sampler.takes(&stamp) {
-                continue;
-            }
-            self.counters.sampled.add(1);
-            if !self.moves(&picture, &stamp) {
-                self.counters.still.add(1);
-                continue;
-            }
-            let mut frame = Frame {
-                camera: self.camera,
-                stamp,
-                size: picture.size,
-                full_range: false,
-                matrix: YuvMatrix::default(),
-                pixels: Vec::new(),
-                moving: self.moving(stamp.received),
-                decoded: MonoMicros::default(),
-            };
-            picture.copy_into(&mut frame)?;
-            frame.decoded = clock.mono();
-            take(Sampled::Frame(frame));
         }
+        if was_told || !self.sampler.takes(stamp) {
+            return Ok(());
+        }
+        self.counters.sampled.add(1);
+        let measured = match measured {
+            Some(measured) => measured,
+            None => self.measure(&picture),
+        };
+        if !self.moves(measured, stamp) {
+            self.counters.still.add(1);
+            return Ok(());
+        }
+        let mut frame = Frame {
+            camera: self.camera,
+            stamp: *stamp,
+            size: picture.size,
+            full_range: false,
+            matrix: YuvMatrix::default(),
+            pixels: Vec::new(),
+            moving: self.moving(stamp.received),
+            decoded: MonoMicros::default(),
+        };
+        picture.copy_into(&mut frame)?;
+        frame.decoded = clock.mono();
+        take(Sampled::Frame(frame));
         Ok(())
     }
 
@@ -252,40 +506,55 @@ impl FrameSampler {
         }
     }
 
-    /// The motion gate: motion now, motion a moment ago, or time to look again.
-    fn moves(&mut self, picture: &Picture<'_>, stamp: &FrameStamp) -> bool {
-        let now = stamp.received;
-        // Without a gate too: where it moves, the detector looks more closely.
-        let changed = if picture.has_8_bit_luma() {
-            let scan = &mut self.scan;
-            let rows = |step: usize, row: &mut dyn FnMut(&[u8])| {
-                picture.luma_rows(step, |pixels| {
-                    scan.row(pixels);
-                    row(pixels);
-                });
+    /// Compares a picture with the background, which learns from it. Without a gate too: where it moves, the
+    /// detector looks more closely.
+    fn measure(&mut self, picture: &Picture<'_>) -> Measured {
+        if !picture.has_8_bit_luma() {
+            return Measured {
+                changed: 1.0,
+                clusters: Vec::new(),
+                scan: None,
             };
-            let changed = self.motion.changed(picture.size, 2, rows);
+        }
+        let scan = &mut self.scan;
+        let rows = |step: usize, row: &mut dyn FnMut(&[u8])| {
+            picture.luma_rows(step, |pixels| {
+                scan.row(pixels);
+                row(pixels);
+            });
+        };
+        let changed = self.motion.changed(picture.size, 2, rows);
+        Measured {
+            changed,
+            clusters: self.motion.clusters(),
+            scan: Some(self.scan.finish()),
+        }
+    }
+
+    /// The motion gate: motion now, motion a moment ago, or time to look again.
+    fn moves(&mut self, measured: Measured, stamp: &FrameStamp) -> bool {
+        let now = stamp.received;
+        if let Some(scan) = measured.scan {
             self.health.take(&PictureSample {
                 at: now,
                 session: stamp.session,
                 key_units: self.key_units,
-                scan: self.scan.finish(),
+                scan,
                 cells: self.motion.means(),
                 has_cells: self.motion.has_all_cells(),
             });
-            let clusters = self.motion.clusters();
-            if !clusters.is_empty() {
-                self.moving = (now, clusters);
-            }
-            changed
-        } else {
-            1.0
-        };
+        }
+        if !measured.clusters.is_empty() {
+            self.moving = (now, measured.clusters);
+        }
         let Some(gate) = &self.config.motion else {
             return true;
         };
-        if changed >= gate.min_area {
+        if measured.changed >= gate.min_area {
             self.last_motion = Some(now);
+            if self.late.as_mut().is_some_and(|late| late.moved(now)) {
+                self.counters.missed.add(1);
+            }
         }
         let moved = self.last_motion.is_some_and(|t| now.since(t) <= gate.hold);
         let due = self
@@ -357,7 +626,7 @@ mod tests {
                 packets_lost: 0,
                 data: unit.data.clone(),
             };
-            sampler.feed(&unit, &*clock, &mut |_| {}).unwrap();
+            sampler.feed(unit, &*clock, &mut |_| {}).unwrap();
         };
         let mut units = Vec::new();
         while let Some(unit) = clip.next_unit().unwrap() {

@@ -22,6 +22,7 @@ mod faulty_disk;
 mod health;
 mod hostile_broker;
 mod hostile_camera;
+mod late_decode;
 #[path = "crash/life.rs"]
 mod life;
 mod models;

@@ -623,6 +623,14 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "camera",
+        "late_decode",
+        "true or false",
+        "true",
+        Words("as `motion_gate`"),
+        "Decode only the key pictures of a still scene, and the pictures in between once something moves. Works for cameras with a key picture at least every 2.5 s.",
+    ),
+    key(
+        "camera",
         "step_timeout_ms",
         "whole number, 500 to 60000",
         "8000",
@@ -814,6 +822,14 @@ pub const KEYS: &[Key] = &[
         "60000",
         Words("by code: `pest.rodent` 60000, others 0"),
         "An object that has not moved since it was first seen, and for so long, is taken for a thing and does not count, milliseconds. What was seen to move always counts. 0: all do.",
+    ),
+    key(
+        "rule",
+        "late_decode",
+        "true or false",
+        "true",
+        Value("true"),
+        "False: the cameras that the rule watches are decoded in full, whatever their own `late_decode` says.",
     ),
     key(
         "rule",

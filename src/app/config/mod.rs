@@ -105,6 +105,8 @@ pub struct RuleDraft {
     pub labels: Vec<Located<String>>,
     /// As written.
     pub threshold: Option<f32>,
+    /// Whether its cameras may be decoded late.
+    pub late_decode: bool,
 }
 
 /// `text` as a TOML basic string. JSON's strings are a subset of those (TOML 1.0, section String), but

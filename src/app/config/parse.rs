@@ -163,6 +163,16 @@ pub(super) fn read_root(
     };
     let whole = || {
         let (identity, state_dir) = site?;
+        let rules = rules?;
+        let mut cameras = cameras?
+            .into_iter()
+            .map(|(_, config)| config)
+            .collect::<Option<Vec<_>>>()?;
+        for rule in rules.iter().filter(|rule| !rule.late_decode) {
+            for camera in &rule.config.cameras {
+                cameras[camera.index()].decode.late = false;
+            }
+        }
         Some(SiteConfig {
             file: path.to_path_buf(),
             revision: sha256_hex(text.as_bytes()),
@@ -175,11 +185,8 @@ pub(super) fn read_root(
             track,
             health,
             status,
-            cameras: cameras?
-                .into_iter()
-                .map(|(_, config)| config)
-                .collect::<Option<_>>()?,
-            rules: rules?,
+            cameras,
+            rules,
             desired: None,
         })
     };
@@ -539,6 +546,11 @@ fn read_camera(
             .integer("motion_refresh_ms", 100..=5000)
             .map_or(default.refresh, ms),
     };
+    let late = section.boolean("late_decode");
+    if late == Some(true) && !gate {
+        let remedy = "take one of the two out";
+        section.wrong("late_decode", "needs `motion_gate`", remedy);
+    }
     let step_timeout = section.integer("step_timeout_ms", 500..=60_000);
     let silence = section.integer("silence_ms", 500..=60_000);
     let (device, picture) = of_camera(&section, health);
@@ -580,6 +592,7 @@ fn read_camera(
         decode: DecodeConfig {
             analyse_fps: analyse_fps.unwrap_or(DecodeConfig::default().analyse_fps),
             motion: gate.then_some(motion),
+            late: late.unwrap_or(gate),
             picture,
         },
         clock_limit: (!device.off.contains(&DeviceFault::Clock)).then_some(health.clock_limit),

@@ -76,6 +76,7 @@ fn read_rule(
         section.wrong("off_hours_factor", "needs `site.business_hours`", remedy);
     }
     let still_ms = section.integer("still_ms", 0..=86_400_000);
+    let late_decode = section.boolean("late_decode").unwrap_or(true);
     let clear_ms = section.integer("clear_ms", 1000..=3_600_000);
     let cooldown_ms = section.integer("cooldown_ms", 0..=86_400_000);
     let update_ms = section.integer("update_ms", 1000..=86_400_000);
@@ -99,6 +100,7 @@ fn read_rule(
     Some(RuleDraft {
         labels: labels?,
         threshold,
+        late_decode,
         config: RuleConfig {
             version: version.unwrap_or(1) as u32,
             urgency: class.unwrap_or(plain.urgency),

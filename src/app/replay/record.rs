@@ -152,9 +152,10 @@ impl Recorder<'_> {
                     data: unit.data,
                 }
             });
-            let pictures = self.feed(unit.as_ref())?;
+            let is_last = unit.is_none();
+            let pictures = self.feed(unit)?;
             progress.advance(self.recording.length_us - before_us, pictures);
-            if unit.is_none() {
+            if is_last {
                 break;
             }
         }
@@ -163,12 +164,13 @@ impl Recorder<'_> {
 
     /// Decodes `unit`, or what the decoder still holds, and looks at what is due; returns how many
     /// pictures there were.
-    fn feed(&mut self, unit: Option<&AccessUnit>) -> Result<u64, Failure> {
+    fn feed(&mut self, unit: Option<AccessUnit>) -> Result<u64, Failure> {
         let now_us = self.recording.length_us;
         let clock = ManualClock::new(MonoMicros(now_us), UtcMicros(now_us as i64));
         let (mut pictures, mut frames) = (0, Vec::new());
         let mut take = |sampled: Sampled| match sampled {
             Sampled::Picture { .. } => pictures += 1,
+            Sampled::LeftOut { units } => pictures += units,
             Sampled::Frame(frame) => frames.push(frame),
         };
         let fed = match unit {

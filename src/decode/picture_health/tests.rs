@@ -244,7 +244,7 @@ fn faults_of(path: &Path, motion_gate: bool) -> Vec<PictureFault> {
             packets_lost: 0,
             data: unit.data,
         };
-        sampler.feed(&unit, &*clock, &mut |_| {}).unwrap();
+        sampler.feed(unit, &*clock, &mut |_| {}).unwrap();
         found.extend(sampler.picture_fault());
     }
     found.sort_unstable();

@@ -443,6 +443,9 @@ fn a_file_that_says_another_layout_than_it_has_is_set_aside_and_saved() {
     }
 }
 
+/// Something done to the bytes of a file.
+type Defect<'a> = &'a dyn Fn(&mut Vec<u8>);
+
 #[test]
 fn a_first_page_that_sqlite_takes_and_we_cannot_use_is_set_aside_and_saved() {
     let flip = |bytes: &mut Vec<u8>, from: &[u8], to: &[u8]| {
@@ -450,8 +453,7 @@ fn a_first_page_that_sqlite_takes_and_we_cannot_use_is_set_aside_and_saved() {
         let at = at.unwrap();
         bytes[at..at + to.len()].copy_from_slice(to);
     };
-    type Change<'a> = &'a dyn Fn(&mut Vec<u8>);
-    let cases: [(&str, Change<'_>); 5] = [
+    let cases: [(&str, Defect<'_>); 5] = [
         ("the version for writers", &|bytes| bytes[18] = 9),
         ("a column's name", &|bytes| {
             flip(bytes, b"parked TEXT", b"parkee");

@@ -1,0 +1,277 @@
+//! Late decode against full decoding, on real clips: as they are, and as a fixed camera that sees nothing for a
+//! while would send them, with sensor noise and a key picture every two seconds, by quality and by a strictly
+//! constant bit rate.
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use mingchu::base::geometry::NormRect;
+use mingchu::base::ids::CameraIx;
+use mingchu::base::metrics::{Metric, Metrics};
+use mingchu::base::time::{FrameStamp, ManualClock, MonoMicros, UtcMicros};
+use mingchu::capture::{AccessUnit, OpenContainer as _};
+use mingchu::decode::{Clips, DecodeConfig, FrameSampler, Sampled};
+
+use crate::status::{Page, page_of};
+use crate::support::{
+    Camera, LIMIT, Listener, Mosquitto, SiteDir, camera_table, mingchu, shared_clip,
+};
+
+/// A picture that was handed on: when, and where it moved.
+type Seen = (u64, Vec<NormRect>);
+
+struct Watched {
+    seen: Vec<Seen>,
+    pictures: u64,
+    metrics: Metrics,
+}
+
+impl Watched {
+    fn total(&self, metric: Metric) -> u64 {
+        self.metrics.total(metric)
+    }
+
+    /// Moments of pictures in which something moved.
+    fn moving(&self) -> impl Iterator<Item = u64> {
+        let moving = self.seen.iter().filter(|(_, moving)| !moving.is_empty());
+        moving.map(|(at, _)| *at)
+    }
+}
+
+fn watch(clip: &Path, late: bool) -> Watched {
+    let config = DecodeConfig {
+        late,
+        ..DecodeConfig::default()
+    };
+    let metrics = Metrics::default();
+    let mut sampler = FrameSampler::new(CameraIx(0), "clip", config, &metrics);
+    let clock = ManualClock::new(MonoMicros(0), UtcMicros(0));
+    let (mut seen, mut pictures) = (Vec::new(), 0);
+    let mut take = |sampled: Sampled| match sampled {
+        Sampled::Picture { .. } => pictures += 1,
+        Sampled::LeftOut { units } => pictures += units,
+        Sampled::Frame(frame) => seen.push((frame.stamp.received.0, frame.moving)),
+    };
+    let mut container = Clips.open(clip).unwrap();
+    let codec = container.info().codec;
+    for seq in 0.. {
+        let Some(unit) = container.next_unit().unwrap() else {
+            break;
+        };
+        let us = u64::try_from(unit.pts.0).unwrap_or(0) * 100 / 9;
+        let unit = AccessUnit {
+            camera: CameraIx(0),
+            stamp: FrameStamp {
+                seq,
+                session: 1,
+                pts: unit.pts,
+                received: MonoMicros(us),
+                ..FrameStamp::default()
+            },
+            codec,
+            is_key: unit.is_key,
+            is_disposable: unit.is_disposable,
+            packets_lost: 0,
+            data: unit.data,
+        };
+        sampler.feed(unit, &*clock, &mut take).unwrap();
+    }
+    sampler.finish(&*clock, &mut take).unwrap();
+    Watched {
+        seen,
+        pictures,
+        metrics,
+    }
+}
+
+/// A clip as a fixed camera would send it whose scene begins to move after so many seconds.
+fn after_a_still_scene(dir: &Path, name: &str, seconds: u32, is_constant: bool) -> PathBuf {
+    let path = dir.join(format!("{is_constant}-{name}"));
+    let filter = format!(
+        "fps=25,tpad=start_duration={seconds}:start_mode=clone,noise=alls=4:allf=t,scale=-2:480"
+    );
+    let rate: &[&str] = if is_constant {
+        &[
+            "-b:v",
+            "1000k",
+            "-minrate",
+            "1000k",
+            "-maxrate",
+            "1000k",
+            "-bufsize",
+            "1000k",
+            "-x264-params",
+            "nal-hrd=cbr",
+        ]
+    } else {
+        &["-crf", "26"]
+    };
+    let status = Command::new("ffmpeg")
+        .args(["-nostdin", "-v", "error", "-y", "-i"])
+        .arg(shared_clip(name))
+        .args(["-vf", &filter, "-an", "-c:v", "libx264"])
+        .args(["-preset", "ultrafast", "-bf", "0", "-g", "50"])
+        .args(["-sc_threshold", "0", "-t", "20"])
+        .args(rate)
+        .arg(&path)
+        .status();
+    assert!(status.unwrap().success(), "ffmpeg made no {name}");
+    path
+}
+
+/// What late decode hands on beside what full decoding does.
+fn compare(clip: &Path) -> (Watched, Watched) {
+    let (full, late) = (watch(clip, false), watch(clip, true));
+    let handed_on: Vec<u64> = late.seen.iter().map(|(at, _)| *at).collect();
+    let missed: Vec<u64> = full.moving().filter(|at| !handed_on.contains(at)).collect();
+    assert!(
+        missed.is_empty(),
+        "{}: something moved and was not handed on at {missed:?} us",
+        clip.display()
+    );
+    assert_eq!(late.total(Metric::DecodeMissed), 0, "{}", clip.display());
+    assert_eq!(late.total(Metric::DecodeMissing), 0, "{}", clip.display());
+    assert_eq!(
+        late.pictures, full.pictures,
+        "each decoded once or left out"
+    );
+    (full, late)
+}
+
+#[test]
+#[cfg_attr(not(has_shared), ignore = "needs ../shared/data")]
+fn of_no_clip_a_picture_that_moves_is_left_out() {
+    let mut left_out = 0;
+    for entry in std::fs::read_dir(shared_clip("")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "mp4") {
+            let (_, late) = compare(&path);
+            left_out += late.total(Metric::DecodeLeftOut);
+        }
+    }
+    assert!(left_out > 0);
+}
+
+#[test]
+#[cfg_attr(not(has_shared), ignore = "needs ../shared/data")]
+fn what_begins_in_a_still_scene_is_handed_on_from_its_first_moving_picture() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in [
+        "mouse-hole-table.mp4",
+        "room-one-by-one.mp4",
+        "rat-trap-night-cctv.mp4",
+    ] {
+        for is_constant in [false, true] {
+            let clip = after_a_still_scene(dir.path(), name, 11, is_constant);
+            let (full, late) = compare(&clip);
+            let (all, few) = (
+                full.total(Metric::DecodeFrames),
+                late.total(Metric::DecodeFrames),
+            );
+            // A group of 50 at least, of those between the fourth second and the tenth.
+            assert!(few + 45 < all, "{}: {few} of {all} decoded", clip.display());
+            assert!(late.total(Metric::DecodeWakes) > 0, "{}", clip.display());
+        }
+    }
+}
+
+/// A rule for whoever comes in, and one for rats; the cameras `late` and, by a rule's word, `full`.
+const RULES: &str = "[[rule]]\nid = \"person\"\ncode = \"person.present\"\nlabels = [\"person\"]\nclass = 3\n\
+    samples = 3\ndwell_ms = 500\nclear_ms = 2000\n\
+    [[rule]]\nid = \"rat\"\ncode = \"pest.rodent\"\n\
+    [[rule]]\nid = \"whole\"\ncode = \"ppe.mask.missing\"\ncameras = [\"full\"]\nlate_decode = false\n";
+
+fn site(broker: &str, urls: [&str; 2]) -> SiteDir {
+    let tables = camera_table("late", urls[0], "") + &camera_table("full", urls[1], "");
+    SiteDir::new(broker, &(tables + RULES))
+}
+
+#[test]
+#[cfg_attr(not(has_shared), ignore = "needs ../shared/data")]
+fn the_same_findings_open_at_the_same_moments() {
+    let dir = tempfile::tempdir().unwrap();
+    let site = site(
+        "mqtt://127.0.0.1:1",
+        ["rtsp://127.0.0.1:1/a", "rtsp://127.0.0.1:1/b"],
+    );
+    let mut found = 0;
+    for name in ["room-one-by-one.mp4", "mouse-hole-table.mp4"] {
+        let clip = after_a_still_scene(dir.path(), name, 9, false);
+        let of = |camera: &str| format!("{}@{camera}", clip.display());
+        let output = mingchu()
+            .args(["replay", "--json", "--config"])
+            .arg(site.config())
+            .args([of("late"), of("full")])
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{said}");
+        let lines: Vec<serde_json::Value> = said
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let opened = |camera: &str| -> Vec<(String, f64)> {
+            let of_camera = lines
+                .iter()
+                .filter(|l| l["finding"].is_string() && l["camera"] == camera);
+            let pair = |l: &serde_json::Value| {
+                let code = l["code"].as_str().unwrap().to_owned();
+                (code, l["opened_s"].as_f64().unwrap())
+            };
+            of_camera.map(pair).collect()
+        };
+        let (late, full) = (opened("late"), opened("full"));
+        assert_eq!(late.len(), full.len(), "{late:?}, {full:?}");
+        for (late, full) in late.iter().zip(&full) {
+            assert_eq!(late.0, full.0);
+            assert!((late.1 - full.1).abs() < 0.3, "{late:?}, {full:?}");
+        }
+        found += late.len();
+    }
+    assert!(found >= 2, "{found}");
+}
+
+#[test]
+#[cfg_attr(not(has_shared), ignore = "needs ../shared/data")]
+fn a_live_camera_idles_wakes_and_is_found_out_and_one_that_a_rule_wants_whole_never_idles() {
+    let dir = tempfile::tempdir().unwrap();
+    let clip = after_a_still_scene(dir.path(), "room-one-by-one.mp4", 9, false);
+    let camera = Camera::start(&[&format!("room={}", clip.display())]);
+    let broker = Mosquitto::start();
+    let mut listener = Listener::start(broker.port);
+    let url = camera.url("room");
+    let site = site(&broker.url(), [&url, &url]);
+    let mut daemon = site.daemon();
+    let address = page_of(&mut daemon);
+    let value = |page: &Page, name: &str, camera: &str| {
+        page.value(&format!("{name}{{camera=\"{camera}\"}}"))
+    };
+    let deadline = Instant::now() + LIMIT;
+    while value(&Page::read(&address), "mingchu_decode_idle", "late") == 0 {
+        assert!(Instant::now() < deadline, "it never idles");
+        std::thread::yield_now();
+    }
+    for camera in ["late", "full"] {
+        listener.eventually(&format!("somebody on {camera}"), |m| {
+            m.topic.ends_with("/finding/person.present")
+                && m.payload["data"]["camera"]["id"] == camera
+        });
+    }
+    let page = Page::read(&address);
+    assert!(page.sum("mingchu_decode_wakes_total{camera=\"late\"") > 0);
+    assert!(value(&page, "mingchu_decode_units_left_out_total", "late") > 0);
+    assert_eq!(
+        value(&page, "mingchu_decode_pictures_missing_total", "late"),
+        0
+    );
+    assert_eq!(
+        value(&page, "mingchu_decode_motion_missed_total", "late"),
+        0
+    );
+    assert_eq!(page.sum("mingchu_decode_wakes_total{camera=\"full\""), 0);
+    assert_eq!(
+        value(&page, "mingchu_decode_units_left_out_total", "full"),
+        0
+    );
+    assert!(daemon.terminate().success());
+}
