@@ -15,7 +15,7 @@ help:
 	@echo '              SOURCE=rtsp://... or a video file instead of the built-in camera'
 	@echo '              DEMO_SECONDS=60 ends it by itself; otherwise Ctrl-C does'
 	@echo 'make test     set up and run everything CI runs (.ci/run)'
-	@echo 'make bench    set up and run the benchmarks'
+	@echo 'make bench    set up and run the benchmarks; writes benches/RESULTS.md'
 	@echo 'make side-by-side  CPU time beside what one would write by hand, about 90 minutes; benches/side_by_side'
 	@echo 'make soak     eight cameras, a broker and faults for SOAK_MINUTES=30; writes tests/soak.svg'
 	@echo 'make crash    kills the store and cuts its power some thousand times; prints the table of benches/README.md'
@@ -34,8 +34,9 @@ demo: build
 test:
 	@.ci/run
 
-bench: setup
-	cargo bench --locked
+bench:
+	@.ci/setup test
+	@.ci/bench
 
 side-by-side: build
 	@.ci/setup test

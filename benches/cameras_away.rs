@@ -11,6 +11,9 @@
     clippy::disallowed_methods,
     reason = "a benchmark prints and takes the time"
 )]
+#[path = "common/mod.rs"]
+mod common;
+
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -101,12 +104,20 @@ async fn main() {
     let spent = cpu_time().saturating_sub(cpu);
     let attempts = metrics.total(Metric::CaptureFailures) - before;
     let share = 100.0 * spent.as_secs_f64() / began.elapsed().as_secs_f64();
-    println!(
-        "{CAMERAS} cameras away for {:.0} s: {attempts} attempts, {:.1} ms of CPU time, {share:.3} % of a core",
-        how_long.as_secs_f64(),
-        spent.as_secs_f64() * 1000.0
+    let line = format!(
+        "{attempts:>9} {:>9.1} {share:>9.3} {memory:>9.1} {:>9.1}",
+        spent.as_secs_f64() * 1000.0,
+        resident_mb()
     );
-    println!("memory: {memory:.1} MB, then {:.1} MB", resident_mb());
+    let title = format!(
+        "Cameras away: {CAMERAS} of them for {:.0} s",
+        how_long.as_secs_f64()
+    );
+    let head = format!(
+        "{:>9} {:>9} {:>9} {:>9} {:>9}",
+        "attempts", "CPU ms", "% core", "MB", "MB after"
+    );
+    common::report(&title, &head, &[line]);
     stop.cancel();
     for task in tasks {
         task.await.unwrap();

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
-use common::{clips, decode_all, median, timed};
+use common::{clips, decode_all, median, report, timed};
 
 /// Every how manieth picture is copied: about 4 a second of a 25 fps camera.
 const SAMPLE: usize = 6;
@@ -81,14 +81,12 @@ fn decode(c: &mut Criterion) {
             median(pairs.iter().map(|(a, b)| b / a).collect()),
         ));
     }
-    println!("\npictures per CPU second, one thread");
-    println!(
+    let head = format!(
         "{:<16} {:>8} {:>8} {:>8}",
         "clip", "mingchu", "ffmpeg", "ratio"
     );
-    for line in table {
-        println!("{line}");
-    }
+    let title = "Decode: pictures per CPU second, one thread, beside `ffmpeg -benchmark`";
+    report(title, &head, &table);
 }
 
 criterion_group!(benches, decode);

@@ -22,7 +22,7 @@ use mingchu::base::time::{FrameStamp, ManualClock, MonoMicros, UtcMicros};
 use mingchu::capture::{AccessUnit, OpenContainer as _};
 use mingchu::decode::{Clips, DecodeConfig, FrameSampler};
 
-use common::{clips, median, timed};
+use common::{clips, median, report, timed};
 
 /// Pairs for the ratio.
 const PAIRS: usize = 5;
@@ -37,7 +37,7 @@ fn still(dir: &Path, clip: &Path, height: u32, codec: &str, rate: &[&str]) -> Op
         .args(["-nostdin", "-v", "error", "-y", "-i"])
         .arg(clip)
         .args(["-vf", &filter, "-an", "-r", "25", "-c:v", codec])
-        .args(["-preset", "ultrafast", "-bf", "0", "-g", "50"])
+        .args(["-preset", "veryfast", "-bf", "0", "-g", "50"])
         .args(rate)
         .args(["-t", &SECONDS.to_string()])
         .arg(&path)
@@ -151,14 +151,12 @@ fn late_decode(c: &mut Criterion) {
         ));
     }
     std::fs::remove_dir_all(&dir).expect("the scratch folder");
-    println!("\nCPU ms for a second of a still camera, one thread, and pictures decoded a second");
-    println!(
+    let head = format!(
         "{:<16} {:>8} {:>8} {:>8} {:>10} {:>10}",
         "clip", "full", "late", "ratio", "pictures", "late"
     );
-    for line in table {
-        println!("{line}");
-    }
+    let title = "Late decode: CPU ms for a second of a still camera, one thread, and pictures decoded a second";
+    report(title, &head, &table);
 }
 
 criterion_group!(benches, late_decode);

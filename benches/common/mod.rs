@@ -105,3 +105,20 @@ pub fn decode_all(path: &Path, sample: usize, mut take: impl FnMut(Frame)) -> us
     drain(&mut decoder);
     pictures
 }
+
+/// Prints a table, and adds it to the file that `MINGCHU_RESULTS` names, if it names one: `make bench` makes
+/// `benches/RESULTS.md` of all of them.
+pub fn report(title: &str, head: &str, lines: &[String]) {
+    let table = [&[head.to_owned()], lines].concat().join("\n");
+    println!("\n{title}\n{table}");
+    let Some(path) = std::env::var_os("MINGCHU_RESULTS") else {
+        return;
+    };
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path);
+    let text = format!("## {title}\n\n```text\n{table}\n```\n\n");
+    file.and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()))
+        .expect("the file of results can be written");
+}

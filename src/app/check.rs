@@ -4,7 +4,7 @@ use std::path::Path;
 use super::config::{self, Located, Parsed, Problem, Problems};
 use super::exit::{ExitCode, Failure, Outcome};
 use super::terminal::{Terminal, Tone};
-use crate::detect::{CardError, LoadedModel, Models, Runtime};
+use crate::detect::{CardError, LoadedModel, Models, ModelsError, OnnxError, Runtime};
 
 /// Reads, loads and says what it found.
 ///
@@ -136,8 +136,8 @@ fn load_models(path: &Path, parsed: &Parsed, problems: &mut Vec<Problem>) -> Opt
             problem(Some(model), "", e.to_string(), remedy);
         }
     }
-    let runtime = match Runtime::load(parsed.onnxruntime.as_deref()) {
-        Ok(runtime) => runtime,
+    let runtime = match Runtime::load(parsed.onnxruntime.path.as_deref()) {
+        Ok(runtime) => runtime.on(parsed.onnxruntime.provider),
         Err(e) => {
             problem(None, "detect.onnxruntime", e.to_string(), "");
             return None;
@@ -149,6 +149,10 @@ fn load_models(path: &Path, parsed: &Parsed, problems: &mut Vec<Problem>) -> Opt
     let cards: Vec<_> = parsed.models.iter().map(|m| m.value.clone()).collect();
     match Models::load(runtime, &cards) {
         Ok(models) => Some(models),
+        Err(e @ ModelsError::Onnx(OnnxError::NoProvider { .. })) => {
+            problem(None, "detect.provider", e.to_string(), "");
+            None
+        }
         Err(e) => {
             problem(parsed.models.first(), "detect.models", e.to_string(), "");
             None

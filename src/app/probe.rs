@@ -17,7 +17,7 @@ use crate::capture::{
     CaptureConfig, CaptureError, Codec, FileOpener, Pace, RtspHosts, RtspOpener, SourceOpener,
     SourceUnit, Transport,
 };
-use crate::decode::{Clips, DecodeError, Decoder};
+use crate::decode::{Clips, DecodeError, Decoder, LONGEST_GOP};
 
 /// Units that are decoded to see what that costs.
 const DECODED_UNITS: usize = 250;
@@ -334,6 +334,9 @@ fn measure(report: &mut Report, units: &[SourceUnit], live: bool) {
     match report.gop_seconds {
         Some(s) if s > 5.0 => quirks.push(format!(
             "key pictures are {s:.0} s apart: after any loss the camera is blind that long; set the I-frame interval to 2 s"
+        )),
+        Some(s) if s > LONGEST_GOP.as_secs_f64() => quirks.push(format!(
+            "key pictures are {s:.1} s apart: a still scene is decoded in full, not by its key pictures alone; set the I-frame interval to 2 s"
         )),
         None if span_s > 5.0 => quirks.push(
             "fewer than two key pictures while watching: watch longer with --seconds, or set the I-frame interval to 2 s".to_owned(),

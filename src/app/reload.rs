@@ -222,6 +222,10 @@ fn unchangeable(old: &SiteConfig, new: &SiteConfig) -> Vec<Problem> {
             old.detect.onnxruntime != new.detect.onnxruntime,
             "detect.onnxruntime",
         ),
+        (
+            old.detect.provider != new.detect.provider,
+            "detect.provider",
+        ),
         (old.status.listen != new.status.listen, "status.listen"),
         (old.status.token != new.status.token, "status.token_file"),
     ];

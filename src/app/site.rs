@@ -169,6 +169,7 @@ pub enum Asks {
 /// [`ModelsError`] names the file and what to do.
 pub fn load_models(config: &SiteConfig) -> Result<Models, ModelsError> {
     let runtime = Runtime::load(config.detect.onnxruntime.as_deref())?;
+    let runtime = runtime.on(config.detect.provider);
     Models::load_with(runtime, &config.detect.models, config.detect.regions)
 }
 
@@ -693,6 +694,7 @@ fn initial_state(config: &SiteConfig, desired: Option<&Desired>, clock: &SharedC
     SiteState {
         started: now,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        provider: config.detect.provider.word().to_owned(),
         cameras: cameras.map(|c| first_report(&c.id, now)).collect(),
         problems: Vec::new(),
         config: Some(report(config, desired, now, vec!["all".to_owned()])),

@@ -1,4 +1,5 @@
-//! How much of the heap each thread holds, so that work for a hostile peer can be given a limit.
+//! How much of the heap each thread holds, so that work for a hostile peer can be given a limit, and how
+//! often it has asked, so that work which should not allocate can be shown not to.
 //!
 //! A library that parses what a camera sends keeps what it has not understood yet, and most of them
 //! without a limit. What cannot be told to such a library is measured from outside: the thread that
@@ -19,6 +20,7 @@ static HEAP: CountingAllocator = CountingAllocator;
 
 thread_local! {
     static HELD: Cell<i64> = const { Cell::new(0) };
+    static REQUESTS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Bytes this thread has asked for less those it has given back; what another thread gives back, or
@@ -26,6 +28,18 @@ thread_local! {
 pub fn held_by_thread() -> i64 {
     // While a thread ends there is no account any more.
     HELD.try_with(Cell::get).unwrap_or(0)
+}
+
+/// How often this thread has asked for memory, or for another size of what it has.
+pub fn requests_by_thread() -> u64 {
+    REQUESTS.try_with(Cell::get).unwrap_or(0)
+}
+
+fn asked(bytes: i64) {
+    let _ending = REQUESTS
+        .try_with(|requests| requests.set(requests.get().wrapping_add(1)))
+        .is_err();
+    count(bytes);
 }
 
 fn count(bytes: i64) {
@@ -40,14 +54,14 @@ fn count(bytes: i64) {
 unsafe impl GlobalAlloc for CountingAllocator {
     // SAFETY: the caller keeps `GlobalAlloc::alloc`'s contract, which is passed on unchanged.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as i64);
+        asked(layout.size() as i64);
         // SAFETY: as above.
         unsafe { System.alloc(layout) }
     }
 
     // SAFETY: the caller keeps `GlobalAlloc::alloc_zeroed`'s contract, which is passed on unchanged.
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as i64);
+        asked(layout.size() as i64);
         // SAFETY: as above.
         unsafe { System.alloc_zeroed(layout) }
     }
@@ -61,7 +75,7 @@ unsafe impl GlobalAlloc for CountingAllocator {
 
     // SAFETY: the caller keeps `GlobalAlloc::realloc`'s contract, which is passed on unchanged.
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(size as i64 - layout.size() as i64);
+        asked(size as i64 - layout.size() as i64);
         // SAFETY: as above.
         unsafe { System.realloc(at, layout, size) }
     }
@@ -70,6 +84,15 @@ unsafe impl GlobalAlloc for CountingAllocator {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_request_of_a_thread_counts_though_it_is_given_back() {
+        let before = requests_by_thread();
+        for size in 1..=10 {
+            drop(std::hint::black_box(Vec::<u8>::with_capacity(size)));
+        }
+        assert_eq!(requests_by_thread() - before, 10);
+    }
 
     #[test]
     fn a_thread_is_told_what_it_holds_and_nothing_of_what_others_do() {

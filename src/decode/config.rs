@@ -12,6 +12,8 @@ pub struct DecodeConfig {
     pub motion: Option<MotionConfig>,
     /// Of a still scene only key units are decoded, see `late.rs`; needs the motion gate.
     pub late: bool,
+    /// See [`Decoder::with`](super::ffmpeg::Decoder::with).
+    pub loop_filter: bool,
     /// How long what is wrong with its pictures must last.
     pub picture: PictureConfig,
 }
@@ -43,6 +45,7 @@ impl Default for DecodeConfig {
             analyse_fps: 4.0,
             motion: Some(MotionConfig::default()),
             late: true,
+            loop_filter: true,
             picture: PictureConfig::default(),
         }
     }

@@ -36,7 +36,7 @@ use crate::base::time::MonoMicros;
 use crate::capture::AccessUnit;
 
 /// Longest time between two key units; see the module docs, decision 3.
-const LONGEST_GOP: Duration = Duration::from_millis(2500);
+pub const LONGEST_GOP: Duration = Duration::from_millis(2500);
 /// Units whose sizes are taken together.
 const TOGETHER: usize = 8;
 /// Sums kept of the still scene: five seconds of 25 pictures a second.

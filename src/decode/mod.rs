@@ -27,6 +27,7 @@ pub use ffmpeg::{
 };
 pub use footage::{FootageError, each_picture};
 pub use frame::{Frame, YuvMatrix};
+pub use late::LONGEST_GOP;
 pub use motion::MotionDetector;
 pub use picture_health::{PictureConfig, PictureFault};
 pub use sampling::{FrameSampler, Sampled};

@@ -355,7 +355,7 @@ impl FrameSampler {
         }
         match self.decoder.take() {
             Some(decoder) => Ok(decoder),
-            None => Decoder::new(unit.codec),
+            None => Decoder::with(unit.codec, self.config.loop_filter),
         }
     }
 
@@ -382,7 +382,7 @@ impl FrameSampler {
         decoder.restart();
         decoder.send(&unit.data, unit.stamp.seq as i64)?;
         decoder.finish()?;
-        let mut sign = None;
+        let sign;
         let before = self.motion.clone();
         if let Some(picture) = decoder.picture()? {
             self.counters.frames.add(1);
@@ -402,7 +402,8 @@ impl FrameSampler {
                 self.told = Some((unit.stamp.session, unit.stamp.seq));
             }
         } else {
-            self.counters.missing.add(1);
+            // It does not stand alone after all: only full decoding tells what is wrong.
+            sign = Some(Sign::Key);
         }
         decoder.restart();
         self.decoder = Some(decoder);

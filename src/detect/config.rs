@@ -1,6 +1,8 @@
 //! What detection needs to be told.
 use std::path::PathBuf;
 
+use super::onnx::Provider;
+
 /// The site's models and workers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DetectConfig {
@@ -11,6 +13,8 @@ pub struct DetectConfig {
     pub workers: Option<usize>,
     /// Native-resolution regions looked at in one frame at most; `None`: as many as the cards say.
     pub regions: Option<usize>,
+    /// What runs the networks.
+    pub provider: Provider,
     /// ONNX Runtime's shared library; `None` looks in the usual places.
     pub onnxruntime: Option<PathBuf>,
 }

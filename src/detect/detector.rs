@@ -256,6 +256,7 @@ impl Models {
                     runner,
                     card: card.clone(),
                     first_class,
+                    boxes: Boxes::default(),
                 }),
             }
         }
@@ -282,6 +283,18 @@ struct Stage {
     runner: Runner,
     card: Card,
     first_class: usize,
+    boxes: Boxes,
+}
+
+/// Lists that are filled anew with each frame, kept for their memory.
+#[derive(Debug, Default)]
+struct Boxes {
+    /// Of the frame, then of all that was looked at.
+    kept: Vec<RawBox>,
+    /// Of one region.
+    region: Vec<RawBox>,
+    /// Of all regions.
+    more: Vec<RawBox>,
 }
 
 impl Stage {
@@ -299,44 +312,44 @@ impl Stage {
         } = &mut self.runner;
         let letterbox = preprocessor.fill(frame, tensor);
         let card = &self.card;
-        let decode = |out: &[f32]| decode_yolox(card, &letterbox, out);
-        let raw = network.run(tensor, letterbox.tensor, decode)?;
+        let Boxes { kept, region, more } = &mut self.boxes;
+        let decode = |out: &[f32]| decode_yolox(card, &letterbox, out, kept);
+        network.run(tensor, letterbox.tensor, decode)?;
         let group = |class: usize| classes[self.first_class + class].group;
-        let mut kept = suppress(raw, card.thresholds.nms_iou, group);
+        suppress(kept, card.thresholds.nms_iou, group);
         if let Some(of) = &card.regions {
             let turn = turn_of(&frame.stamp);
             let (squares, others) = regions(of, frame.size, letterbox.scaled, &frame.moving, turn);
             left_out.regions += others;
-            let mut more = Vec::new();
-            for region in squares {
+            more.clear();
+            for square in squares {
                 let size = SizePx {
                     width_px: of.side_px,
                     height_px: of.side_px,
                 };
-                preprocessor.fill_part(frame, region, size, tensor);
+                preprocessor.fill_part(frame, square, size, tensor);
                 let whole = Letterbox {
                     scaled: size,
                     tensor: size,
                 };
-                let decode = |out: &[f32]| decode_yolox(card, &whole, out);
-                let raw = network.run(tensor, size, decode)?;
-                more.extend(in_picture(raw, &region, frame.size));
+                let decode = |out: &[f32]| decode_yolox(card, &whole, out, region);
+                network.run(tensor, size, decode)?;
+                in_picture(region, &square, frame.size);
+                more.append(region);
             }
-            more.retain(|b| !is_part(b, &kept, group));
+            more.retain(|b| !is_part(b, kept, group));
             if !more.is_empty() {
-                more.append(&mut kept);
-                kept = suppress(more, card.thresholds.nms_iou, group);
+                more.append(kept);
+                std::mem::swap(more, kept);
+                suppress(kept, card.thresholds.nms_iou, group);
             }
         }
-        items.extend(
-            kept.into_iter()
-                .map(|RawBox { class, score, rect }| Detection {
-                    class: ClassId((self.first_class + class) as u16),
-                    score,
-                    rect,
-                    head: None,
-                }),
-        );
+        items.extend(kept.iter().map(|&RawBox { class, score, rect }| Detection {
+            class: ClassId((self.first_class + class) as u16),
+            score,
+            rect,
+            head: None,
+        }));
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use ort::environment::Environment;
+use ort::ep::ExecutionProviderDispatch;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::TensorRef;
@@ -34,6 +35,19 @@ pub enum OnnxError {
         /// Which library.
         path: String,
         /// The loader's reason.
+        why: String,
+    },
+    /// The library cannot run networks there.
+    #[error(
+        "ONNX Runtime's library {path} cannot run models on {}: {why}. Name a library that was built for it as detect.onnxruntime, or set detect.provider = \"cpu\"",
+        provider.word()
+    )]
+    NoProvider {
+        /// Where.
+        provider: Provider,
+        /// Which library.
+        path: String,
+        /// The library's reason.
         why: String,
     },
     /// The network does not load.
@@ -66,10 +80,62 @@ pub enum OnnxError {
     },
 }
 
+/// What runs the networks (ONNX Runtime's execution providers). Those but the CPU are cargo features: they
+/// cost nothing, for the library that is loaded at run time has them or has not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Provider {
+    /// The CPU, by ONNX Runtime's own kernels.
+    #[default]
+    Cpu,
+    /// Intel's CPUs, GPUs and NPUs.
+    #[cfg(feature = "openvino")]
+    OpenVino,
+    /// NVIDIA's GPUs.
+    #[cfg(feature = "cuda")]
+    Cuda,
+}
+
+impl Provider {
+    /// Those that this program was built with.
+    pub const ALL: &'static [Self] = &[
+        Self::Cpu,
+        #[cfg(feature = "openvino")]
+        Self::OpenVino,
+        #[cfg(feature = "cuda")]
+        Self::Cuda,
+    ];
+
+    /// The word in the config and in the site's status.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            #[cfg(feature = "openvino")]
+            Self::OpenVino => "openvino",
+            #[cfg(feature = "cuda")]
+            Self::Cuda => "cuda",
+        }
+    }
+
+    /// What the library is asked for; nothing for the CPU. One thread, as everywhere; never silently another
+    /// provider.
+    fn dispatch(self) -> Option<ExecutionProviderDispatch> {
+        let provider = match self {
+            Self::Cpu => return None,
+            #[cfg(feature = "openvino")]
+            Self::OpenVino => ort::ep::OpenVINO::default().with_num_threads(1).build(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda => ort::ep::CUDA::default().build(),
+        };
+        Some(provider.error_on_failure())
+    }
+}
+
 /// The loaded library. Cheap to clone.
 #[derive(Clone)]
 pub struct Runtime {
     environment: Environment,
+    /// What runs the networks.
+    pub provider: Provider,
     /// Where it was loaded from.
     pub path: PathBuf,
 }
@@ -136,7 +202,19 @@ impl Runtime {
             .with_telemetry(false)
             .build()
             .map_err(|e| bad(e.to_string()))?;
-        Ok(loaded.insert(Self { environment, path }).clone())
+        let provider = Provider::Cpu;
+        let loaded = loaded.insert(Self {
+            environment,
+            provider,
+            path,
+        });
+        Ok(loaded.clone())
+    }
+
+    /// The same library with its networks on `provider`. Whether it has it shows when the first one loads.
+    #[must_use]
+    pub fn on(self, provider: Provider) -> Self {
+        Self { provider, ..self }
     }
 
     /// The engine's environment, of which a process has only one: for a measurement of the bare
@@ -171,8 +249,15 @@ impl Network {
             model: name.clone(),
             why,
         };
+        let no_provider = |why: String| OnnxError::NoProvider {
+            provider: runtime.provider,
+            path: runtime.path.display().to_string(),
+            why,
+        };
         let session = Session::builder(&runtime.environment)
             .map_err(|e| bad(e.to_string()))?
+            .with_execution_providers(runtime.provider.dispatch().as_slice())
+            .map_err(|e| no_provider(e.to_string()))?
             .with_intra_threads(1)
             .map_err(|e| bad(e.to_string()))?
             .with_inter_threads(1)

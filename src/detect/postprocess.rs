@@ -14,19 +14,20 @@ pub struct RawBox {
     pub rect: NormRect,
 }
 
-/// Decodes a YOLOX output (see [`super::card::Decoder::Yolox`]) over `letterbox.tensor`. Boxes below
-/// the card's low threshold, not finite, or empty after clipping are left out.
-pub fn decode_yolox(card: &Card, letterbox: &Letterbox, output: &[f32]) -> Vec<RawBox> {
+/// Decodes a YOLOX output (see [`super::card::Decoder::Yolox`]) over `letterbox.tensor` into `found`,
+/// in the place of what was there. Boxes below the card's low threshold, not finite, or empty after
+/// clipping are left out.
+pub fn decode_yolox(card: &Card, letterbox: &Letterbox, output: &[f32], found: &mut Vec<RawBox>) {
+    found.clear();
     let columns = 5 + card.classes.len();
     let mut rows = output.chunks_exact(columns);
-    let mut found = Vec::new();
     for &stride in &card.output.strides {
         let tensor = letterbox.tensor;
         let (gw, gh) = (tensor.width_px / stride, tensor.height_px / stride);
         let stride = stride as f32;
         for gy in 0..gh {
             for gx in 0..gw {
-                let Some(row) = rows.next() else { return found };
+                let Some(row) = rows.next() else { return };
                 let objectness = row[4];
                 if objectness.is_nan() || objectness < card.thresholds.low {
                     continue;
@@ -59,22 +60,23 @@ pub fn decode_yolox(card: &Card, letterbox: &Letterbox, output: &[f32]) -> Vec<R
             }
         }
     }
-    found
 }
 
 /// Greedy non-maximum suppression within groups: of two boxes that overlap more than `iou` the one
 /// with the lower score goes. `group` maps a class to its group. Highest score first; equal scores
 /// keep their order, so the result does not depend on the sort.
-pub fn suppress(mut boxes: Vec<RawBox>, iou: f32, group: impl Fn(usize) -> u16) -> Vec<RawBox> {
+pub fn suppress(boxes: &mut Vec<RawBox>, iou: f32, group: impl Fn(usize) -> u16) {
     boxes.sort_by(|a, b| b.score.total_cmp(&a.score));
-    let mut kept: Vec<RawBox> = Vec::new();
-    for b in boxes {
+    let mut kept = 0;
+    for i in 0..boxes.len() {
+        let b = boxes[i];
         let hidden = |k: &RawBox| group(k.class) == group(b.class) && k.rect.iou(&b.rect) > iou;
-        if !kept.iter().any(hidden) {
-            kept.push(b);
+        if !boxes[..kept].iter().any(hidden) {
+            boxes[kept] = b;
+            kept += 1;
         }
     }
-    kept
+    boxes.truncate(kept);
 }
 
 #[cfg(test)]
@@ -104,7 +106,10 @@ mod tests {
         // Second grid (stride 16, 4 x 2 cells), cell (2, 1): centre at (2.5, 1.5) cells, 16 x 8 px.
         let row = (8 * 4 + 4 + 2) * 7;
         out[row..row + 7].copy_from_slice(&[0.5, 0.5, 0.0, 0.5f32.ln(), 0.9, 0.2, 0.8]);
-        let found = decode_yolox(&card(), &letterbox(), &out);
+        let mut found = Vec::new();
+        decode_yolox(&card(), &letterbox(), &out, &mut found);
+        // Again into the same list: what was there is gone.
+        decode_yolox(&card(), &letterbox(), &out, &mut found);
         assert_eq!(found.len(), 1);
         let b = found[0];
         assert_eq!(b.class, 1);
@@ -132,7 +137,8 @@ mod tests {
             rect: r,
         };
         let group = |class: usize| u16::from(class == 2);
-        let kept = suppress(vec![b(0, 0.6), b(1, 0.8), b(2, 0.3)], 0.5, group);
+        let mut kept = vec![b(0, 0.6), b(1, 0.8), b(2, 0.3)];
+        suppress(&mut kept, 0.5, group);
         assert_eq!(kept.iter().map(|k| k.class).collect::<Vec<_>>(), [1, 2]);
     }
 
@@ -141,7 +147,9 @@ mod tests {
         fn no_tensor_makes_it_panic_or_leave_the_picture(
             values in prop::collection::vec(prop_oneof![any::<f32>(), -5f32..5.0, 0f32..1.0], 0..400),
         ) {
-            for b in decode_yolox(&card(), &letterbox(), &values) {
+            let mut found = Vec::new();
+            decode_yolox(&card(), &letterbox(), &values, &mut found);
+            for b in found {
                 prop_assert!(b.score >= 0.1 && b.score <= 1.0);
                 prop_assert!(b.rect.x0 >= 0.0 && b.rect.x1 <= 1.0 && b.rect.y0 <= b.rect.y1);
             }
@@ -154,7 +162,8 @@ mod tests {
             let boxes: Vec<_> = raw.iter().map(|(class, score, r)| RawBox {
                 class: *class, score: *score, rect: NormRect::clipped(r[0], r[1], r[2], r[3]),
             }).collect();
-            let kept = suppress(boxes.clone(), 0.5, |c| c as u16);
+            let mut kept = boxes.clone();
+            suppress(&mut kept, 0.5, |c| c as u16);
             for (i, a) in kept.iter().enumerate() {
                 prop_assert!(boxes.contains(a));
                 for b in &kept[..i] {

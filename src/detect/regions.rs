@@ -71,8 +71,8 @@ fn starts(low: f64, high: f64, side: f64, limit: f64) -> Vec<f64> {
         .collect()
 }
 
-/// Of boxes in fractions of `region`, those that count, in fractions of the picture.
-pub fn in_picture(boxes: Vec<RawBox>, region: &CropPx, picture: SizePx) -> Vec<RawBox> {
+/// Of boxes in fractions of `region`, keeps those that count, in fractions of the picture.
+pub fn in_picture(boxes: &mut Vec<RawBox>, region: &CropPx, picture: SizePx) {
     let (w, h) = (f64::from(picture.width_px), f64::from(picture.height_px));
     let (rw, rh) = (region.x1 - region.x0, region.y1 - region.y0);
     let whole = |low: f32, high: f32, start: f64, length: f64, limit: f64| {
@@ -87,11 +87,10 @@ pub fn in_picture(boxes: Vec<RawBox>, region: &CropPx, picture: SizePx) -> Vec<R
     };
     let x = |v: f32| ((region.x0 + f64::from(v) * rw) / w) as f32;
     let y = |v: f32| ((region.y0 + f64::from(v) * rh) / h) as f32;
-    let mut kept: Vec<RawBox> = boxes.into_iter().filter(counts).collect();
-    for b in &mut kept {
+    boxes.retain(counts);
+    for b in boxes {
         b.rect = NormRect::clipped(x(b.rect.x0), y(b.rect.y0), x(b.rect.x1), y(b.rect.y1));
     }
-    kept
 }
 
 /// Whether a region's box is only a part of one of the frame's of the same group that is as sure: a
@@ -163,17 +162,22 @@ mod tests {
             x1: 724.0,
             y1: 524.0,
         };
-        let cut = vec![raw(0.0, 0.4, 0.2, 0.6)];
-        assert!(in_picture(cut.clone(), &middle, HD).is_empty());
+        let seen = |b: RawBox, region: &CropPx| {
+            let mut boxes = vec![b];
+            in_picture(&mut boxes, region, HD);
+            boxes
+        };
+        let cut = raw(0.0, 0.4, 0.2, 0.6);
+        assert!(seen(cut, &middle).is_empty());
         let corner = CropPx {
             x0: 0.0,
             y0: 300.0,
             x1: 224.0,
             y1: 524.0,
         };
-        assert_eq!(in_picture(cut, &corner, HD).len(), 1);
-        assert!(in_picture(vec![raw(0.1, 0.1, 0.8, 0.3)], &middle, HD).is_empty());
-        let found = in_picture(vec![raw(0.25, 0.25, 0.5, 0.5)], &middle, HD);
+        assert_eq!(seen(cut, &corner).len(), 1);
+        assert!(seen(raw(0.1, 0.1, 0.8, 0.3), &middle).is_empty());
+        let found = seen(raw(0.25, 0.25, 0.5, 0.5), &middle);
         assert!((found[0].rect.x0 - 556.0 / 1280.0).abs() < 1e-6);
         assert!((found[0].rect.y1 - 412.0 / 720.0).abs() < 1e-6);
     }

@@ -479,6 +479,9 @@ pub struct SiteStatus {
     pub epoch: u64,
     /// The daemon's version.
     pub version: String,
+    /// What runs the networks: `cpu`, `openvino` or `cuda`.
+    #[serde(default)]
+    pub provider: String,
     /// When the daemon started.
     #[serde(with = "rfc3339")]
     #[schemars(with = "UtcMicros")]
@@ -889,6 +892,7 @@ pub(super) mod tests {
             online: true,
             epoch: 12,
             version: "0.1.0".to_owned(),
+            provider: "cpu".to_owned(),
             started: UtcMicros(0),
             time: T,
             cameras: 4,
@@ -906,6 +910,7 @@ pub(super) mod tests {
           "online": true,
           "epoch": 12,
           "version": "0.1.0",
+          "provider": "cpu",
           "started": "1970-01-01T00:00:00.000Z",
           "time": "2026-11-24T03:12:07.412Z",
           "cameras": 4,
@@ -935,6 +940,7 @@ pub(super) mod tests {
           "online": false,
           "epoch": 12,
           "version": "0.1.0",
+          "provider": "cpu",
           "started": "1970-01-01T00:00:00.000Z",
           "time": "2026-11-24T03:12:07.412Z",
           "cameras": 4,

@@ -88,6 +88,8 @@ pub struct SiteState {
     pub started: UtcMicros,
     /// The daemon's version.
     pub version: String,
+    /// What runs the networks.
+    pub provider: String,
     /// All cameras, in the order of the config.
     pub cameras: Vec<CameraReport>,
     /// What a person should look at, one line each; the uplink adds its own.
@@ -436,6 +438,7 @@ impl Uplink {
             online: true,
             epoch,
             version: state.version.clone(),
+            provider: state.provider.clone(),
             started: state.started,
             time: self.clock.utc(),
             cameras: state.cameras.len() as u32,

@@ -29,6 +29,39 @@ fn the_minimal_config_passes_the_check_from_a_checkout() {
 }
 
 #[test]
+fn a_library_that_cannot_run_models_where_the_config_says_is_refused_and_never_passed_over() {
+    let site = site();
+    for provider in ["openvino", "cuda"] {
+        let text = site.read_config();
+        let with = format!("workers = 1\nprovider = \"{provider}\"");
+        site.write_config(&text.replace("workers = 1", &with));
+        let config = site.config().display().to_string();
+        let (code, out, _) = run(&["check", &config]);
+        assert_eq!(code, 78, "{out}");
+        for part in [
+            "detect.provider",
+            &format!("cannot run models on {provider}"),
+            "set detect.provider = \"cpu\"",
+        ] {
+            assert!(out.contains(part), "no {part} in:\n{out}");
+        }
+        let (code, _, err) = run(&["run", "--config", &config]);
+        assert_eq!(code, 78, "{err}");
+        assert!(
+            err.contains(&format!("cannot run models on {provider}")),
+            "{err}"
+        );
+        site.write_config(&text);
+    }
+    let text = site
+        .read_config()
+        .replace("workers = 1", "workers = 1\nprovider = \"npu\"");
+    site.write_config(&text);
+    let (code, out, _) = run(&["check", &site.config().display().to_string()]);
+    assert!(code == 78 && out.contains("openvino"), "{out}");
+}
+
+#[test]
 fn check_tells_all_mistakes_of_config_and_models_at_once() {
     let site = site();
     let text = site

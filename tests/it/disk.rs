@@ -8,9 +8,8 @@ use serde_json::Value;
 
 use crate::broker::{busy_site, stored, wait_for_seq};
 use crate::faulty_disk::{FULL, Fault, FaultyDisk, READ_ONLY};
-use crate::status::{get, page_of};
 use crate::support::{
-    Heard, Listener, Mosquitto, QUICK_RULE, SiteDir, camera_table, demo_clip, run,
+    Heard, Listener, Mosquitto, QUICK_RULE, SiteDir, camera_table, demo_clip, get, page_of, run,
 };
 
 /// Numbers up to `last` of which no record was heard.

@@ -35,9 +35,9 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::rtsp_peer::{Peer, Ways, clip};
-use crate::status::{Page, page_of};
 use crate::support::{
-    Camera, LIMIT, Listener, Mosquitto, QUICK_RULE, SiteDir, camera_table, demo_clip, root,
+    Camera, LIMIT, Listener, Mosquitto, Page, QUICK_RULE, SiteDir, camera_table, demo_clip,
+    page_of, root,
 };
 
 fn runtime() -> Runtime {

@@ -12,9 +12,8 @@ use mingchu::base::time::{FrameStamp, ManualClock, MonoMicros, UtcMicros};
 use mingchu::capture::{AccessUnit, OpenContainer as _};
 use mingchu::decode::{Clips, DecodeConfig, FrameSampler, Sampled};
 
-use crate::status::{Page, page_of};
 use crate::support::{
-    Camera, LIMIT, Listener, Mosquitto, SiteDir, camera_table, mingchu, shared_clip,
+    Camera, LIMIT, Listener, Mosquitto, Page, SiteDir, camera_table, mingchu, page_of, shared_clip,
 };
 
 /// A picture that was handed on: when, and where it moved.

@@ -11,48 +11,8 @@ use mingchu::base::metrics::Metric;
 use serde_json::Value;
 
 use crate::support::{
-    Camera, Listener, Mosquitto, Process, QUICK_RULE, SiteDir, camera_table, demo_clip, root,
+    Camera, Listener, Mosquitto, QUICK_RULE, SiteDir, camera_table, demo_clip, get, page_of, root,
 };
-
-/// Where the page listens, as the log says.
-pub fn page_of(daemon: &mut Process) -> String {
-    let line = daemon.wait_for_text("status page");
-    let (_, rest) = line.split_once("address=").expect("the line names it");
-    rest.split_whitespace().next().unwrap().to_owned()
-}
-
-/// What `/metrics` said at a moment.
-pub struct Page(String);
-
-impl Page {
-    pub fn read(address: &str) -> Self {
-        Self(get(address, "/metrics", "").1)
-    }
-
-    /// One sample; 0 if there is none yet.
-    pub fn value(&self, key: &str) -> u64 {
-        let value = |l: &str| l.strip_prefix(key)?.strip_prefix(' ')?.parse().ok();
-        self.0.lines().find_map(value).unwrap_or(0)
-    }
-
-    /// All samples whose key begins so.
-    pub fn sum(&self, begin: &str) -> u64 {
-        let lines = self.0.lines().filter(|l| l.starts_with(begin));
-        lines
-            .filter_map(|l| l.rsplit_once(' ')?.1.parse::<u64>().ok())
-            .sum()
-    }
-}
-
-/// Status line and body of a GET.
-pub fn get(address: &str, path: &str, more: &str) -> (String, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: box\r\n{more}\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
-    (head.lines().next().unwrap().to_owned(), body.to_owned())
-}
 
 fn site(broker: &Mosquitto, camera: &Camera) -> SiteDir {
     let tables = camera_table("wok-1", &camera.url("kitchen"), "") + QUICK_RULE;

@@ -39,10 +39,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::centre::ask;
 use crate::faults::{At, DETECTOR, Fault, FaultyClock, SAMPLER, failing_model};
-use crate::status::{Page, get};
 use crate::support::{
-    Camera, Heard, Listener, Mosquitto, QUICK_RULE, SiteDir, camera_table, demo_clip, free_port,
-    root,
+    Camera, Heard, Listener, Mosquitto, Page, QUICK_RULE, SiteDir, camera_table, demo_clip,
+    free_port, get, root,
 };
 
 /// A whole site in this process.

@@ -3,8 +3,8 @@
 //! Nothing here sleeps to wait: each wait is for a line of output, with a limit that only a failure
 //! reaches.
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -613,6 +613,8 @@ pub fn mingchu() -> Command {
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
         .env("NO_COLOR", "1")
+        // As the unit has it.
+        .env("MALLOC_ARENA_MAX", "2")
         .env("LC_ALL", "C.UTF-8")
         .env("MINGCHU_LOG", "warn,mingchu=info,rumqttd=off")
         .current_dir(env!("CARGO_MANIFEST_DIR"));
@@ -640,4 +642,44 @@ pub fn mute_listener() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
+}
+
+/// Where the page listens, as the log says.
+pub fn page_of(daemon: &mut Process) -> String {
+    let line = daemon.wait_for_text("status page");
+    let (_, rest) = line.split_once("address=").expect("the line names it");
+    rest.split_whitespace().next().unwrap().to_owned()
+}
+
+/// What `/metrics` said at a moment.
+pub struct Page(String);
+
+impl Page {
+    pub fn read(address: &str) -> Self {
+        Self(get(address, "/metrics", "").1)
+    }
+
+    /// One sample; 0 if there is none yet.
+    pub fn value(&self, key: &str) -> u64 {
+        let value = |l: &str| l.strip_prefix(key)?.strip_prefix(' ')?.parse().ok();
+        self.0.lines().find_map(value).unwrap_or(0)
+    }
+
+    /// All samples whose key begins so.
+    pub fn sum(&self, begin: &str) -> u64 {
+        let lines = self.0.lines().filter(|l| l.starts_with(begin));
+        lines
+            .filter_map(|l| l.rsplit_once(' ')?.1.parse::<u64>().ok())
+            .sum()
+    }
+}
+
+/// Status line and body of a GET.
+pub fn get(address: &str, path: &str, more: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: box\r\n{more}\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+    (head.lines().next().unwrap().to_owned(), body.to_owned())
 }

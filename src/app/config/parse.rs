@@ -21,10 +21,19 @@ use crate::base::ids::Name;
 use crate::base::secret::Secret;
 use crate::capture::{CaptureConfig, Pace, SourceConfig, Transport};
 use crate::decode::{DecodeConfig, MotionConfig};
-use crate::detect::DetectConfig;
+use crate::detect::{DetectConfig, Provider};
 use crate::rules::DeviceFault;
 use crate::track::TrackConfig;
 use crate::uplink::{AckBy, SiteIdentity, TlsConfig, UplinkConfig};
+
+/// Which ONNX Runtime, and where it runs the networks.
+#[derive(Clone, Debug, Default)]
+pub struct Library {
+    /// The file; `None`: looked for.
+    pub path: Option<PathBuf>,
+    /// Where.
+    pub provider: Provider,
+}
 
 /// What a config text gave: with mistakes in it, `config` is absent, and the rest is what can still
 /// be checked.
@@ -34,8 +43,8 @@ pub struct Parsed {
     pub config: Option<SiteConfig>,
     /// Model cards that are named, with their places.
     pub models: Vec<Located<PathBuf>>,
-    /// `detect.onnxruntime`.
-    pub onnxruntime: Option<PathBuf>,
+    /// `detect.onnxruntime` and `detect.provider`.
+    pub onnxruntime: Library,
     /// Labels that rules name.
     pub labels: Vec<Located<String>>,
     /// All mistakes, in the order of the file.
@@ -384,7 +393,7 @@ pub fn broker_address(text: &str) -> Result<BrokerAddress, (String, &'static str
     })
 }
 
-type Detect = (Option<DetectConfig>, Vec<Located<PathBuf>>, Option<PathBuf>);
+type Detect = (Option<DetectConfig>, Vec<Located<PathBuf>>, Library);
 
 fn read_detect(section: Section<'_, '_>) -> Detect {
     let resolve = |m: Located<String>| Located {
@@ -397,14 +406,21 @@ fn read_detect(section: Section<'_, '_>) -> Detect {
     let workers = section.integer("workers", 1..=64).map(|n| n as usize);
     let regions = section.integer("regions", 0..=16).map(|n| n as usize);
     let onnxruntime = section.path("onnxruntime");
+    let known: Vec<_> = Provider::ALL.iter().map(|p| (p.word(), *p)).collect();
+    let provider = section.choice("provider", &known).unwrap_or_default();
     section.finish();
     let config = models.as_ref().map(|models| DetectConfig {
         models: models.iter().map(|m| m.value.clone()).collect(),
         workers,
         regions,
+        provider,
         onnxruntime: onnxruntime.clone(),
     });
-    (config, models.unwrap_or_default(), onnxruntime)
+    let library = Library {
+        path: onnxruntime,
+        provider,
+    };
+    (config, models.unwrap_or_default(), library)
 }
 
 fn read_track(section: Section<'_, '_>) -> TrackConfig {
@@ -551,6 +567,7 @@ fn read_camera(
         let remedy = "take one of the two out";
         section.wrong("late_decode", "needs `motion_gate`", remedy);
     }
+    let loop_filter = section.boolean("loop_filter").unwrap_or(true);
     let step_timeout = section.integer("step_timeout_ms", 500..=60_000);
     let silence = section.integer("silence_ms", 500..=60_000);
     let (device, picture) = of_camera(&section, health);
@@ -593,6 +610,7 @@ fn read_camera(
             analyse_fps: analyse_fps.unwrap_or(DecodeConfig::default().analyse_fps),
             motion: gate.then_some(motion),
             late: late.unwrap_or(gate),
+            loop_filter,
             picture,
         },
         clock_limit: (!device.off.contains(&DeviceFault::Clock)).then_some(health.clock_limit),

@@ -64,6 +64,7 @@ fn load_models(
         return Models::load(runtime, &cards).or_exit(ExitCode::Config);
     };
     let runtime = Runtime::load(config.detect.onnxruntime.as_deref()).or_exit(ExitCode::Config)?;
+    let runtime = runtime.on(config.detect.provider);
     let cards = if options.models.is_empty() {
         &config.detect.models
     } else {

@@ -110,6 +110,7 @@ impl Site {
         let state = SiteState {
             started: clock.utc(),
             version: "0.0.0-test".to_owned(),
+            provider: "cpu".to_owned(),
             cameras: vec![camera_report()],
             problems: Vec::new(),
             config: None,
