@@ -1,7 +1,7 @@
 # What people type. The work is done by .ci/setup, .ci/run and cargo, so that CI and a laptop run the
 # same lines. Every target can be run again; nothing needs root once the packages are installed.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench crash soak fuzz clean
+.PHONY: help setup build demo test bench side-by-side crash soak fuzz clean
 
 SOAK_MINUTES ?= 30
 FUZZ_SECONDS ?= 60
@@ -16,6 +16,7 @@ help:
 	@echo '              DEMO_SECONDS=60 ends it by itself; otherwise Ctrl-C does'
 	@echo 'make test     set up and run everything CI runs (.ci/run)'
 	@echo 'make bench    set up and run the benchmarks; writes benches/RESULTS.md'
+	@echo 'make side-by-side  CPU time beside what one would write by hand, about 90 minutes; benches/side_by_side'
 	@echo 'make soak     eight cameras, a broker and faults for SOAK_MINUTES=30; writes tests/soak.svg'
 	@echo 'make crash    kills the store and cuts its power some thousand times; prints the table of benches/README.md'
 	@echo 'make fuzz     each target of tests/fuzz for FUZZ_SECONDS=60'
@@ -36,6 +37,12 @@ test:
 bench:
 	@.ci/setup test
 	@.ci/bench
+
+side-by-side: build
+	@.ci/setup test
+	python3 -m venv .runtime/side-by-side
+	.runtime/side-by-side/bin/pip install --quiet --requirement benches/side_by_side/requirements.txt
+	.runtime/side-by-side/bin/python benches/side_by_side/compare.py --out benches/side_by_side/RESULTS.md
 
 soak:
 	@.ci/setup test
