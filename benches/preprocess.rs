@@ -26,7 +26,7 @@ use mingchu::detect::{
     Channels, CropPx, Fit, InputCard, LoadedModel, Preprocessor, Reference, tensor_size,
 };
 
-use common::{clips, decode_all, empty_frame, median, root, timed};
+use common::{clips, decode_all, empty_frame, median, report, root, timed};
 
 const PAIRS: usize = 301;
 
@@ -231,20 +231,17 @@ fn preprocess(c: &mut Criterion) {
             table.push(measure(c, &frames, &case));
         }
     }
-    println!(
-        "\nCPU ms per picture of {clip}, one thread, {:?}",
+    let title = format!(
+        "Preprocessing: CPU ms per picture of {clip}, one thread, {:?}; area, fast: swscale with SWS_AREA and \
+         SWS_FAST_BILINEAR, and normalisation; again: the same picture once more, its bytes in the cache; between the \
+         bars: how many times ours; off by: furthest from the reference, in levels of 255",
         Level::new()
     );
-    println!(
+    let head = format!(
         "{:<40} {:>8} {:>9} {:>8} {:>8} | {:>9} {:>8} {:>8} | {:>7}",
         "", "mingchu", "reference", "area", "fast", "reference", "area", "fast", "off by"
     );
-    for line in table {
-        println!("{line}");
-    }
-    println!(
-        "area, fast: swscale with SWS_AREA and SWS_FAST_BILINEAR, and normalisation; again: the same picture once more, its bytes in the cache; between the bars: how many times ours; off by: furthest from the reference, in levels of 255"
-    );
+    report(&title, &head, &table);
 }
 
 fn measure(c: &mut Criterion, frames: &[Frame], case: &Case) -> String {
