@@ -5,7 +5,8 @@
 //!
 //! If its pictures show something and one of them was analysed within [`WATCHED_FOR`], or within two
 //! of its own intervals if those are longer. Pictures that the motion gate leaves out need no account
-//! of their own: of a still scene one is analysed at least every `motion_refresh_ms`.
+//! of their own: of a still scene one is analysed at least every `motion_refresh_ms`,
+//! or with each key unit, at most 2.5 s apart, while only those are decoded.
 use std::collections::VecDeque;
 use std::time::Duration;
 

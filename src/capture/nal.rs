@@ -80,6 +80,14 @@ pub fn is_skipped_leading(codec: Codec, annex_b: &[u8]) -> bool {
     codec == Codec::H265 && types.any(|nal_type| nal_type == 8 || nal_type == 9)
 }
 
+/// How many temporal sub-layers an H.265 stream may have, by the sequence parameter set in the unit (H.265
+/// 7.3.2.2: three bits behind the NAL unit header and the video parameter set's id). `None`: it has none.
+pub fn sub_layers(annex_b: &[u8]) -> Option<u8> {
+    let is_sps = |unit: &&[u8]| unit[0] >> 1 & 0x3f == 33;
+    let byte = annex_b_units(annex_b).find(is_sps)?.get(2)?;
+    Some((byte >> 1 & 7) + 1)
+}
+
 /// How a container frames NAL units.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LengthPrefixed {
@@ -264,5 +272,16 @@ mod tests {
             let found: Vec<Vec<u8>> = annex_b_units(&data).map(<[u8]>::to_vec).collect();
             prop_assert_eq!(found, units);
         }
+    }
+
+    #[test]
+    fn an_h265_stream_says_how_many_sub_layers_it_has() {
+        // Start code, SPS of layer 0 and temporal id 0, then VPS id 0 and so many layers less one.
+        let sps = |layers: u8| [0, 0, 0, 1, 33 << 1, 1, (layers - 1) << 1 | 1, 1];
+        for layers in [1, 3, 7] {
+            assert_eq!(sub_layers(&sps(layers)), Some(layers));
+        }
+        assert_eq!(sub_layers(&sps(1)[..6]), None, "cut off");
+        assert_eq!(sub_layers(&[0, 0, 0, 1, 19 << 1, 1, 9]), None, "no SPS");
     }
 }

@@ -25,7 +25,8 @@ pub struct MotionConfig {
     pub min_area: f32,
     /// After motion, pictures go on for this long.
     pub hold: Duration,
-    /// A still picture goes on at least this often, so that "nothing there" is seen, not assumed.
+    /// A still picture goes on at least this often, so that "nothing there" is seen, not assumed; while only key
+    /// units are decoded, no oftener than those come.
     pub refresh: Duration,
 }
 

@@ -193,6 +193,11 @@ impl LateDecode {
         self.held.last().map(|unit| unit.stamp.seq)
     }
 
+    /// While only key units are decoded: how long it is from one to the next.
+    pub(super) fn next_look(&self) -> Option<Duration> {
+        self.gop.filter(|_| self.is_idle())
+    }
+
     /// What is to be done with `unit`. `is_still`: all before it is decoded, and nothing has moved for as long
     /// as the motion gate stays open.
     pub(super) fn take(&mut self, unit: &AccessUnit, is_still: bool) -> Verdict {

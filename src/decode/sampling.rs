@@ -16,6 +16,7 @@ use crate::base::ids::CameraIx;
 use crate::base::laps::{Part, lap};
 use crate::base::metrics::{Counter, Metric, Metrics};
 use crate::base::time::{Clock, FrameStamp, MonoMicros};
+use crate::capture::nal::sub_layers;
 use crate::capture::{AccessUnit, Codec};
 
 /// Stamps kept for pictures that the decoder holds back for reordering (H.264 and H.265 allow 16).
@@ -107,6 +108,8 @@ pub enum Sampled {
 #[derive(Debug)]
 pub struct FrameSampler {
     camera: CameraIx,
+    /// Its name, for the log.
+    id: Box<str>,
     config: DecodeConfig,
     counters: Counters,
     decoder: Option<Decoder>,
@@ -122,6 +125,8 @@ pub struct FrameSampler {
     moving: (MonoMicros, Vec<NormRect>),
     last_passed: Option<MonoMicros>,
     key_units: u64,
+    /// Of an H.265 stream, by its newest key unit.
+    has_one_layer: bool,
     scan: LumaScan,
     health: PictureHealth,
     late: Option<LateDecode>,
@@ -148,6 +153,7 @@ impl FrameSampler {
         let late = config.late && config.motion.is_some();
         Self {
             camera,
+            id: id.into(),
             sampler: Sampler::new(config.analyse_fps),
             health: PictureHealth::new(&config.picture),
             config,
@@ -174,6 +180,7 @@ impl FrameSampler {
             moving: (MonoMicros::default(), Vec::new()),
             last_passed: None,
             key_units: 0,
+            has_one_layer: false,
             scan: LumaScan::new(),
             late: late.then(LateDecode::new),
             told: None,
@@ -190,6 +197,11 @@ impl FrameSampler {
     pub fn reset(&mut self) {
         self.begin_stream();
         self.counters.missing.add(self.backlog.len() as u64);
+        let late = self.late.as_ref();
+        let newest = self.backlog.back().map(|unit| unit.stamp.seq);
+        // Counted here, so not again as a gap before the next unit.
+        let newest = newest.or_else(|| late.and_then(LateDecode::newest_held));
+        self.fed = self.fed.map(|fed| fed.max(newest.unwrap_or(fed)));
         self.backlog.clear();
         if let Some(late) = &mut self.late {
             self.counters.left_out.add(late.let_go());
@@ -355,6 +367,9 @@ impl FrameSampler {
             self.key_units += u64::from(unit.is_key);
             self.fed = Some(seq);
         }
+        if unit.is_key && unit.codec == Codec::H265 {
+            self.has_one_layer = sub_layers(&unit.data) == Some(1);
+        }
         match self.decoder.take() {
             Some(decoder) => Ok(decoder),
             None => Decoder::with(unit.codec, self.config.loop_filter),
@@ -382,35 +397,16 @@ impl FrameSampler {
             self.stamps.clear();
         }
         decoder.restart();
-        decoder.send(&unit.data, unit.stamp.seq as i64)?;
-        decoder.finish()?;
-        let sign;
         let before = self.motion.clone();
-        if let Some(picture) = decoder.picture()? {
-            self.counters.frames.add(1);
-            lap(Part::Decode);
-            let measured = self.measure(&picture);
-            lap(Part::Motion);
-            let least = self
-                .config
-                .motion
-                .as_ref()
-                .map_or(0.0, |gate| gate.min_area);
-            let has_moved = measured.changed >= least;
-            sign = self
-                .late
-                .as_mut()
-                .and_then(|late| late.looked(now, has_moved));
-            if sign.is_none() {
-                self.hand_on(picture, &unit.stamp, Some(measured), clock, take)?;
-                self.told = Some((unit.stamp.session, unit.stamp.seq));
-            }
-        } else {
-            // It does not stand alone after all: only full decoding tells what is wrong.
-            sign = Some(Sign::Key);
-        }
+        let looked = self.look_with(&mut decoder, &unit, clock, take);
         decoder.restart();
         self.decoder = Some(decoder);
+        // What does not stand alone after all, or is damaged, is full decoding's to judge, and must not take the
+        // group before it along.
+        let sign = looked.unwrap_or_else(|_| {
+            self.begin_stream();
+            Some(Sign::Key)
+        });
         if let Some(sign) = sign {
             // It comes again in its turn.
             self.motion = before;
@@ -425,6 +421,35 @@ impl FrameSampler {
         Ok(())
     }
 
+    /// Decodes a key unit alone; what wakes the camera, if anything does. If nothing, its picture was handed on.
+    fn look_with(
+        &mut self,
+        decoder: &mut Decoder,
+        unit: &AccessUnit,
+        clock: &dyn Clock,
+        take: &mut dyn FnMut(Sampled),
+    ) -> Result<Option<Sign>, DecodeError> {
+        decoder.send(&unit.data, unit.stamp.seq as i64)?;
+        decoder.finish()?;
+        let Some(picture) = decoder.picture()? else {
+            return Ok(Some(Sign::Key));
+        };
+        self.counters.frames.add(1);
+        lap(Part::Decode);
+        let measured = self.measure(&picture);
+        lap(Part::Motion);
+        let gate = self.config.motion.as_ref();
+        let least = gate.map_or(0.0, |gate| gate.min_area);
+        let (now, has_moved) = (unit.stamp.received, measured.changed >= least);
+        let late = self.late.as_mut();
+        let sign = late.and_then(|late| late.looked(now, has_moved));
+        if sign.is_none() {
+            self.hand_on(picture, &unit.stamp, Some(measured), clock, take)?;
+            self.told = Some((unit.stamp.session, unit.stamp.seq));
+        }
+        Ok(sign)
+    }
+
     fn leave_out(&self, units: u64, take: &mut dyn FnMut(Sampled)) {
         if units > 0 {
             self.counters.left_out.add(units);
@@ -432,9 +457,11 @@ impl FrameSampler {
         }
     }
 
-    /// Nothing refers to it, and it comes too early to be sampled.
+    /// Nothing refers to it, and it comes too early to be sampled. In a stream of several sub-layers H.265 says
+    /// only that none of the same sub-layer does.
     fn is_not_due(&self, unit: &AccessUnit) -> bool {
-        unit.is_disposable && !unit.is_key && self.sampler.is_early(&unit.stamp)
+        let is_alone = unit.codec == Codec::H264 || self.has_one_layer;
+        is_alone && unit.is_disposable && !unit.is_key && self.sampler.is_early(&unit.stamp)
     }
 
     fn drain(
@@ -563,12 +590,16 @@ impl FrameSampler {
             self.last_motion = Some(now);
             if self.late.as_mut().is_some_and(|late| late.moved(now)) {
                 self.counters.missed.add(1);
+                tracing::warn!(camera = %self.id, "something moved in a scene that was taken for still: the camera is decoded in full for a while; if this comes often, set late_decode = false");
             }
         }
         let moved = self.last_motion.is_some_and(|t| now.since(t) <= gate.hold);
-        let due = self
-            .last_passed
-            .is_none_or(|t| now.since(t) >= gate.refresh);
+        // Of a still scene the next picture comes with the next key unit: not later than asked.
+        let ahead = self.late.as_ref().and_then(LateDecode::next_look);
+        let due = self.last_passed.is_none_or(|t| {
+            let since = now.since(t);
+            since >= gate.refresh || ahead.is_some_and(|ahead| since + ahead > gate.refresh)
+        });
         if moved || due {
             self.last_passed = Some(now);
         }
@@ -654,6 +685,65 @@ mod tests {
         }
         assert_eq!(metrics.total(Metric::DecodeMissing), 3);
         assert_eq!(metrics.total(Metric::DecodeFrames), 87 + 20);
+    }
+
+    #[test]
+    fn what_waits_when_the_decoder_is_given_up_is_missing_once() {
+        use crate::base::time::{ManualClock, UtcMicros};
+        use crate::capture::OpenContainer as _;
+        for name in ["kitchen.mp4", "kitchen-h265.mp4"] {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join(".runtime/demo")
+                .join(name);
+            let mut clip = crate::decode::Clips.open(&path).unwrap();
+            let codec = clip.info().codec;
+            let mut units = Vec::new();
+            while let Some(unit) = clip.next_unit().unwrap() {
+                units.push(AccessUnit {
+                    camera: CameraIx(0),
+                    stamp: FrameStamp {
+                        seq: units.len() as u64,
+                        session: 1,
+                        pts: unit.pts,
+                        received: MonoMicros(units.len() as u64 * 40_000),
+                        ..FrameStamp::default()
+                    },
+                    codec,
+                    is_key: unit.is_key,
+                    is_disposable: unit.is_disposable,
+                    packets_lost: 0,
+                    data: unit.data,
+                });
+            }
+            let metrics = Metrics::default();
+            let config = DecodeConfig::default();
+            let mut sampler = FrameSampler::new(CameraIx(0), "wok", config, &metrics);
+            let clock = ManualClock::new(MonoMicros(0), UtcMicros(0));
+            // A key unit that is looked at and then decoded with its group is told once.
+            let mut pictures = 0;
+            let mut take =
+                |sampled| pictures += u64::from(matches!(sampled, Sampled::Picture { .. }));
+            for unit in &units[..10] {
+                sampler.feed(unit.clone(), &*clock, &mut take).unwrap();
+            }
+            let is_one_layer = codec == Codec::H264 || sampler.has_one_layer;
+            assert!(is_one_layer, "{name} has no sub-layers");
+            for unit in &units[10..15] {
+                sampler.push(unit.clone(), &*clock, &mut take).unwrap();
+            }
+            sampler.reset();
+            let key = (15..units.len()).find(|n| units[*n].is_key).unwrap();
+            for unit in &units[key..] {
+                sampler.feed(unit.clone(), &*clock, &mut take).unwrap();
+            }
+            sampler.finish(&*clock, &mut take).unwrap();
+            let total = |metric| metrics.total(metric);
+            assert_eq!(
+                pictures + total(Metric::DecodeLeftOut) + total(Metric::DecodeMissing),
+                units.len() as u64,
+                "{name}: each is decoded, left out or missing, and once"
+            );
+        }
     }
 
     #[test]

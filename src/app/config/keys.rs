@@ -627,7 +627,7 @@ pub const KEYS: &[Key] = &[
         "whole number, 100 to 5000",
         "1000",
         Value("1000"),
-        "A still picture is looked at this often, milliseconds.",
+        "A still picture is looked at this often, milliseconds; with `late_decode` not oftener than key pictures come.",
     ),
     key(
         "camera",

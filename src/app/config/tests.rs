@@ -529,3 +529,30 @@ fn a_status_page_beyond_the_box_needs_a_token() {
     std::fs::write(&token, "long enough to be a token").unwrap();
     assert!(page(&lines).1.is_empty());
 }
+
+#[test]
+fn late_decode_goes_with_the_motion_gate_and_a_rule_can_forbid_it() {
+    assert!(good(MINIMAL).cameras[0].decode.late);
+    let with = |camera: &str, rule: &str| {
+        let text = MINIMAL.replace("[[camera]]\n", &format!("[[camera]]\n{camera}"));
+        text.replace("[[rule]]\n", &format!("[[rule]]\n{rule}"))
+    };
+    for (camera, rule) in [
+        ("late_decode = false\n", ""),
+        ("motion_gate = false\n", ""),
+        ("", "late_decode = false\n"),
+        ("late_decode = true\n", "late_decode = false\n"),
+    ] {
+        assert!(
+            !good(&with(camera, rule)).cameras[0].decode.late,
+            "{camera}{rule}"
+        );
+    }
+    let text = with("motion_gate = false\nlate_decode = true\n", "");
+    let parsed = parse(Path::new("site.toml"), &text);
+    let shown: Vec<_> = parsed.problems.iter().map(ToString::to_string).collect();
+    assert!(
+        shown.len() == 1 && shown[0].contains("late_decode") && shown[0].contains("motion_gate"),
+        "{shown:?}"
+    );
+}
