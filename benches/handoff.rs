@@ -47,7 +47,7 @@ fn unit(seq: u64) -> AccessUnit {
 
 fn frame() -> Frame {
     let mut frame = empty_frame(SIZE);
-    frame.pixels = vec![0; Frame::byte_len(SIZE)];
+    frame.pixels = vec![0; Frame::byte_len(SIZE)].into();
     frame
 }
 

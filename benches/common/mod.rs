@@ -10,10 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mingchu::base::geometry::SizePx;
-use mingchu::base::ids::CameraIx;
-use mingchu::base::time::{FrameStamp, MonoMicros};
 use mingchu::capture::{Codec, OpenContainer as _};
-use mingchu::decode::{Clips, Decoder, Frame, YuvMatrix};
+use mingchu::decode::{Clips, Decoder, Frame};
 use rustix::time::{ClockId, clock_gettime};
 
 /// A file of the checkout.
@@ -60,16 +58,7 @@ pub fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
 
 /// A frame without pixels.
 pub fn empty_frame(size: SizePx) -> Frame {
-    Frame {
-        camera: CameraIx(0),
-        stamp: FrameStamp::default(),
-        size,
-        full_range: false,
-        matrix: YuvMatrix::default(),
-        pixels: Vec::new(),
-        moving: Vec::new(),
-        decoded: MonoMicros(0),
-    }
+    Frame::new(size, Vec::new())
 }
 
 /// The middle of `values`.

@@ -25,6 +25,7 @@ use crate::base::ids::{CameraId, CameraIx, RuleIx};
 use crate::base::metrics::{Counter, Metric, Metrics};
 use crate::base::time::{SharedClock, UtcMicros};
 use crate::base::words;
+use crate::decode::{Frame, FrameBoard};
 use crate::detect::{Analysed, Models};
 use crate::evidence::EvidenceConfig;
 use crate::rules::{
@@ -235,6 +236,8 @@ pub enum Order {
 pub struct Analytics {
     /// q3.
     pub analysed: Receiver<Analysed>,
+    /// Where what was seen goes back to the decode threads.
+    pub board: Arc<FrameBoard<Frame>>,
     /// What it is asked by the rest of the site.
     pub orders: Receiver<Order>,
     /// One per camera, by slot.
@@ -447,10 +450,11 @@ impl Analytics {
     }
 
     fn take(&mut self, analysed: &Analysed) {
-        self.oversight.analysed(analysed.detections.camera);
+        let camera = analysed.detections.camera;
+        self.oversight.analysed(camera, analysed.frame.next_within);
         self.desk.answer_snapshots(analysed);
-        let tracker = &mut self.trackers[analysed.detections.camera.index()];
-        let set = tracker.update(&analysed.detections);
+        let set = self.trackers[camera.index()].update(&analysed.detections);
+        self.board.saw(camera, &set.stamp, !set.tracks.is_empty());
         let changes = self.engine.on_tracks(&set);
         let any_new = changes.iter().any(|c| c.phase == Phase::Opened);
         for change in changes {

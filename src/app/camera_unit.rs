@@ -20,7 +20,7 @@ use crate::capture::{
     CameraTask, CaptureConfig, CaptureHealth, FileOpener, GopRing, QueueDrops, RingLimits,
     RtspHosts, RtspOpener, SourceConfig, SourceOpener, unit_queue,
 };
-use crate::decode::{Clips, DecodeHealth, DecodeThread, Frame, FrameBoard};
+use crate::decode::{Clips, DecodeHealth, DecodeThread, Frame, FrameBoard, FramePool};
 use crate::evidence::{CameraRings, EvidenceConfig, EvidenceSettings, SiteRings};
 use crate::uplink::{SiteState, UplinkHealth};
 
@@ -32,6 +32,8 @@ const BEAT_MARGIN: u32 = 6;
 pub struct Wiring {
     /// q2.
     pub board: Arc<FrameBoard<Frame>>,
+    /// Buffers of pictures.
+    pub pool: FramePool,
     /// Session groups, one per camera host.
     pub hosts: RtspHosts,
     /// Where its report stands.
@@ -166,6 +168,7 @@ impl CameraUnit {
     pub fn start(wiring: &Wiring, ix: CameraIx, camera: &CameraConfig) -> Result<Self, Failure> {
         let Wiring {
             board,
+            pool,
             hosts,
             state,
             faults,
@@ -192,6 +195,7 @@ impl CameraUnit {
             config: camera.decode.clone(),
             units: received,
             board: board.clone(),
+            pool: pool.clone(),
             health: decode_health,
             metrics: metrics.clone(),
             clock: clock.clone(),

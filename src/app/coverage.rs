@@ -5,8 +5,9 @@
 //!
 //! If its pictures show something and one of them was analysed within [`WATCHED_FOR`], or within two
 //! of its own intervals if those are longer. Pictures that the motion gate leaves out need no account
-//! of their own: of a still scene one is analysed at least every `motion_refresh_ms`,
-//! or with each key unit, at most 2.5 s apart, while only those are decoded.
+//! of their own: of a still scene one is analysed at least every `motion_refresh_ms`. While only key units are
+//! decoded, and in a vacant scene not all of those, a picture says itself when the next one comes: it holds for
+//! [`WATCHED_FOR`] more than that. The sizes of all units are compared meanwhile, so that what moves is seen.
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ struct Camera {
     slot: CameraIx,
     watched_for: Duration,
     analysed: Option<MonoMicros>,
+    /// From that picture to the next.
+    next_within: Duration,
     errors: Counter,
     errors_seen: u64,
     /// When an inference of it failed last.
@@ -137,10 +140,11 @@ impl Coverage {
         }
     }
 
-    /// A picture of the camera was analysed.
-    pub fn analysed(&mut self, camera: CameraIx, at: MonoMicros) {
+    /// A picture of the camera was analysed, and the next one comes within `next_within`.
+    pub fn analysed(&mut self, camera: CameraIx, at: MonoMicros, next_within: Duration) {
         if let Some(camera) = self.cameras.iter_mut().find(|c| c.slot == camera) {
             camera.analysed = Some(at);
+            camera.next_within = next_within;
         }
     }
 
@@ -258,6 +262,7 @@ impl Camera {
             slot: terms.slot,
             watched_for: terms.watched_for,
             analysed: None,
+            next_within: Duration::ZERO,
             errors_seen: errors.value(),
             errors,
             failed: None,
@@ -274,7 +279,8 @@ impl Camera {
             CameraState::Online | CameraState::ClockSkew => {
                 let since = *self.online.get_or_insert(at);
                 let within = |t: MonoMicros| at.since(t) <= self.watched_for;
-                if self.analysed.is_some_and(within) {
+                let holds = self.watched_for.max(self.next_within + WATCHED_FOR);
+                if self.analysed.is_some_and(|t| at.since(t) <= holds) {
                     return What::Watched;
                 }
                 if self.failed.is_some_and(within) {
@@ -435,7 +441,7 @@ mod tests {
         bench.run(|coverage, store| {
             for second in 0..60 {
                 if second < 20 {
-                    coverage.analysed(CameraIx(0), bench.clock.mono());
+                    coverage.analysed(CameraIx(0), bench.clock.mono(), Duration::ZERO);
                 }
                 if second == 40 {
                     let labels = [("camera", "wok-1")];
@@ -465,7 +471,7 @@ mod tests {
         let bench = Bench::new();
         bench.run(|coverage, store| {
             for _ in 0..120 {
-                coverage.analysed(CameraIx(0), bench.clock.mono());
+                coverage.analysed(CameraIx(0), bench.clock.mono(), Duration::ZERO);
                 bench.step(coverage, store, ONLINE);
             }
             assert_eq!(store.stats().records, 0);
@@ -494,11 +500,11 @@ mod tests {
         bench.run(|coverage, store| {
             store.commit_finding(finding.clone()).unwrap();
             for _ in 0..60 {
-                coverage.analysed(CameraIx(0), bench.clock.mono());
+                coverage.analysed(CameraIx(0), bench.clock.mono(), Duration::ZERO);
                 bench.step(coverage, store, ONLINE);
             }
             bench.clock.step_utc(-DAY_US);
-            coverage.analysed(CameraIx(0), bench.clock.mono());
+            coverage.analysed(CameraIx(0), bench.clock.mono(), Duration::ZERO);
             bench.step(coverage, store, ONLINE);
             // The hour so far, as it stood, and the word about the clock: both before anything else.
             let told = records(store);

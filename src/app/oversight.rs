@@ -134,9 +134,10 @@ impl Oversight {
         self.coverage.so_far()
     }
 
-    /// A picture was analysed now.
-    pub fn analysed(&mut self, camera: CameraIx) {
-        self.coverage.analysed(camera, self.clock.mono());
+    /// A picture was analysed now, and the camera's next one comes within `next_within`.
+    pub fn analysed(&mut self, camera: CameraIx, next_within: Duration) {
+        self.coverage
+            .analysed(camera, self.clock.mono(), next_within);
     }
 
     /// Looks, if it is time. Returns the revisions of findings that are to be committed.

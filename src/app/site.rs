@@ -37,7 +37,7 @@ use crate::base::ids::{CameraId, CameraIx, CameraSlots};
 use crate::base::metrics::{Metric, Metrics};
 use crate::base::time::SharedClock;
 use crate::capture::RtspHosts;
-use crate::decode::FrameBoard;
+use crate::decode::{FrameBoard, FramePool};
 use crate::detect::{Analysed, DetectWorker, Detector, Models, ModelsError, OnnxError, Runtime};
 use crate::evidence::{
     Around, BEAT as EVIDENCE_BEAT, Blurrer, EvidenceSettings, Redact, SiteRings,
@@ -448,6 +448,7 @@ impl Site {
         drop(spawn_task("store health", &faults, told));
         let settings = EvidenceSettings::new(config.evidence.clone());
         let wiring = Wiring {
+            pool: FramePool::default(),
             board: Arc::new(FrameBoard::new(
                 slots.names().iter().map(replaced).collect(),
             )),
@@ -530,6 +531,7 @@ impl Site {
         let mut analytics =
             Analytics {
                 oversight,
+                board: wiring.board.clone(),
                 analysed: results,
                 orders: orders_seen,
                 trackers: (0..slots.len())

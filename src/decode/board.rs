@@ -1,4 +1,5 @@
-//! q2: pictures from the cameras' decode threads to the detect workers; the newest wins.
+//! q2: pictures from the cameras' decode threads to the detect workers; the newest wins. What was seen in them comes
+//! back to the decode threads, for late decode.
 //!
 //! Invariants:
 //! * at most one waiting picture per camera; a newer one replaces it, and that is counted;
@@ -10,14 +11,17 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::vacancy::Vacancy;
 use crate::base::ids::CameraIx;
 use crate::base::metrics::Counter;
+use crate::base::time::FrameStamp;
 
 #[derive(Debug)]
 struct Slot<T> {
     waiting: Option<T>,
     claimed: bool,
     replaced: Counter,
+    vacancy: Vacancy,
 }
 
 #[derive(Debug)]
@@ -78,6 +82,7 @@ impl<T> Slot<T> {
             waiting: None,
             claimed: false,
             replaced,
+            vacancy: Vacancy::default(),
         }
     }
 }
@@ -130,6 +135,18 @@ impl<T> FrameBoard<T> {
             self.wake.notify_one();
         }
         Posted::Queued
+    }
+
+    /// A camera's picture was analysed; `anything`: something was seen in it that a rule may count.
+    pub fn saw(&self, camera: CameraIx, stamp: &FrameStamp, anything: bool) {
+        self.lock().slots[camera.index()]
+            .vacancy
+            .saw(stamp, anything);
+    }
+
+    /// What was seen of a camera.
+    pub fn vacancy(&self, camera: CameraIx) -> Vacancy {
+        self.lock().slots[camera.index()].vacancy
     }
 
     /// Waits until no picture of the camera waits for a worker, or `limit` passes; whether none does. A closed

@@ -20,6 +20,7 @@ use super::config::DecodeConfig;
 use super::ffmpeg::DecodeError;
 use super::frame::Frame;
 use super::picture_health::PictureFault;
+use super::pool::FramePool;
 use super::sampling::{FrameSampler, Sampled};
 use crate::base::geometry::SizePx;
 use crate::base::heartbeat::Heartbeat;
@@ -33,7 +34,8 @@ use crate::capture::{NoUnit, UnitReceiver};
 pub const STALL: Duration = Duration::from_secs(10);
 /// How long a picture of a group that is decoded late waits at once for the one before it to be analysed.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// How late such a picture may be and still wait: two groups of the longest that are decoded late.
+/// How late such a picture may be and still wait, more than what is kept of a vacant scene: two groups of the
+/// longest that are decoded late.
 const MOST_BEHIND: Duration = Duration::from_secs(5);
 /// Longest wait for a unit before the thread beats again.
 const TICK: Duration = Duration::from_secs(1);
@@ -70,6 +72,8 @@ pub struct DecodeThread {
     pub board: Arc<FrameBoard<Frame>>,
     /// Where health goes.
     pub health: watch::Sender<DecodeHealth>,
+    /// The site's buffers of pictures.
+    pub pool: FramePool,
     /// The site's metrics.
     pub metrics: Metrics,
     /// The site's clock.
@@ -160,7 +164,8 @@ impl DecodeThread {
             self.id.as_str(),
             self.config.clone(),
             &self.metrics,
-        );
+        )
+        .with_pool(self.pool.clone());
         let mut work = Work {
             sampler,
             seen: Seen::default(),
@@ -232,6 +237,9 @@ impl DecodeThread {
             return Ok(NEXT);
         }
         work.awaiting_key = false;
+        if unit.is_key {
+            work.sampler.set_vacancy(self.board.vacancy(self.camera));
+        }
         let fps = work.seen.rate.add(unit.stamp.received);
         self.timed(counters, work, |sampler, clock, take| {
             sampler.push(unit, clock, take)
@@ -247,12 +255,13 @@ impl DecodeThread {
 
     /// Decodes the next unit that waits. After a still scene has moved there are many, and each picture of
     /// them that is due has its turn with the detector: while the one before it still waits on the board,
-    /// this waits too, for at most [`PATIENCE`] and while it is no more than [`MOST_BEHIND`] late.
+    /// this waits too, for at most [`PATIENCE`] and while it is not too late for that, see [`MOST_BEHIND`].
     fn catch_up(&self, counters: &Counters, work: &mut Work) -> Result<(), DecodeError> {
         if work.sampler.backlog() > 1 {
             let now = self.clock.mono();
             let since = work.sampler.backlog_since();
-            let is_near = since.is_some_and(|t| now.since(t) < MOST_BEHIND);
+            let is_near =
+                since.is_some_and(|t| now.since(t) < self.config.vacant.look_every + MOST_BEHIND);
             if is_near && !self.board.wait_taken(self.camera, PATIENCE) {
                 return Ok(());
             }

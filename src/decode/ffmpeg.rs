@@ -13,8 +13,7 @@ use ffmpeg_next::software::scaling;
 use super::clip_time::clip_times;
 use super::frame::{Frame, YuvMatrix};
 use crate::base::geometry::SizePx;
-use crate::base::ids::CameraIx;
-use crate::base::time::{FrameStamp, MonoMicros, Pts90k};
+use crate::base::time::Pts90k;
 use crate::capture::nal::{LengthPrefixed, classify, is_skipped_leading};
 use crate::capture::{
     AccessUnit, CaptureError, Codec, Container, ContainerUnit, MOST_PIXELS, OpenContainer,
@@ -390,16 +389,7 @@ fn first_picture(decoder: &mut Decoder) -> Result<Option<Frame>, DecodeError> {
     let Some(picture) = decoder.picture()? else {
         return Ok(None);
     };
-    let mut frame = Frame {
-        camera: CameraIx(0),
-        stamp: FrameStamp::default(),
-        size: picture.size,
-        full_range: false,
-        matrix: YuvMatrix::default(),
-        pixels: Vec::new(),
-        moving: Vec::new(),
-        decoded: MonoMicros::default(),
-    };
+    let mut frame = Frame::new(picture.size, Vec::new());
     picture.copy_into(&mut frame)?;
     Ok(Some(frame))
 }

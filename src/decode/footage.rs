@@ -4,10 +4,9 @@
 use std::path::Path;
 
 use super::ffmpeg::{Clips, DecodeError, Decoder, Picture};
-use super::frame::{Frame, YuvMatrix};
+use super::frame::Frame;
 use crate::base::geometry::SizePx;
-use crate::base::ids::CameraIx;
-use crate::base::time::{FrameStamp, MonoMicros, Pts90k};
+use crate::base::time::{FrameStamp, Pts90k};
 use crate::capture::{CaptureError, OpenContainer as _};
 
 /// Why a clip was not shown to its end.
@@ -41,19 +40,7 @@ pub fn each_picture(
     let codec = container.info().codec;
     let mut decoder = Decoder::new(codec)?;
     let mut show = Show {
-        frame: Frame {
-            camera: CameraIx(0),
-            stamp: FrameStamp::default(),
-            size: SizePx {
-                width_px: 0,
-                height_px: 0,
-            },
-            full_range: false,
-            matrix: YuvMatrix::default(),
-            pixels: Vec::new(),
-            moving: Vec::new(),
-            decoded: MonoMicros(0),
-        },
+        frame: Frame::new(SizePx::default(), Vec::new()),
         most_px,
         shown: 0,
         each,
@@ -126,7 +113,7 @@ fn shrunk(size: SizePx, most_px: u32) -> SizePx {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::{Film, FilmError};
+    use crate::decode::{Film, FilmError, YuvMatrix};
 
     /// A bright square that goes to the right.
     fn picture(n: usize, width_px: u32, height_px: u32) -> Frame {
@@ -139,17 +126,12 @@ mod tests {
             pixels[y * width_px as usize + 4 * n..][..16].fill(220);
         }
         Frame {
-            camera: CameraIx(0),
             stamp: FrameStamp {
                 pts: Pts90k(n as i64 * 3600),
                 ..FrameStamp::default()
             },
-            size,
-            full_range: false,
             matrix: YuvMatrix::Bt709,
-            pixels,
-            moving: Vec::new(),
-            decoded: MonoMicros(0),
+            ..Frame::new(size, pixels)
         }
     }
 
@@ -171,7 +153,7 @@ mod tests {
             let off = frame
                 .pixels
                 .iter()
-                .zip(&sent.pixels)
+                .zip(sent.pixels.iter())
                 .map(|(a, b)| u64::from(a.abs_diff(*b)));
             let off = off.sum::<u64>() / sent.pixels.len() as u64;
             assert!(off < 4, "picture {shown} is {off} off on average");

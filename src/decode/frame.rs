@@ -1,4 +1,7 @@
 //! What decode hands to detect: one decoded picture.
+use std::time::Duration;
+
+use super::pool::Pixels;
 use crate::base::geometry::{NormRect, SizePx};
 use crate::base::ids::CameraIx;
 use crate::base::time::{FrameStamp, MonoMicros};
@@ -29,15 +32,33 @@ pub struct Frame {
     /// Which matrix turns it into RGB.
     pub matrix: YuvMatrix,
     /// The three planes.
-    pub pixels: Vec<u8>,
+    pub pixels: Pixels,
     /// Where it moves, or did a moment ago, the largest first: for a look at the camera's own pixels.
     /// Empty where nothing is known of motion.
     pub moving: Vec<NormRect>,
+    /// The camera's next picture comes no later than this after it, if the camera goes on. For a picture that was not
+    /// decoded from a stream, zero.
+    pub next_within: Duration,
     /// When decoding ended; `stamp.received` to here is the decode latency.
     pub decoded: MonoMicros,
 }
 
 impl Frame {
+    /// A picture of limited range that is from no camera and no time.
+    pub fn new(size: SizePx, pixels: impl Into<Pixels>) -> Self {
+        Self {
+            camera: CameraIx(0),
+            stamp: FrameStamp::default(),
+            size,
+            full_range: false,
+            matrix: YuvMatrix::default(),
+            pixels: pixels.into(),
+            moving: Vec::new(),
+            next_within: Duration::ZERO,
+            decoded: MonoMicros::default(),
+        }
+    }
+
     /// Bytes that `pixels` must have for `size`.
     pub fn byte_len(size: SizePx) -> usize {
         let (w, h) = (size.width_px as usize, size.height_px as usize);

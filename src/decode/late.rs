@@ -1,5 +1,6 @@
 //! Late decode: of a still scene only key units are decoded; the units in between are kept until the next
-//! key unit shows that nothing moved, and decoded after all if something did.
+//! key unit shows that nothing moved, and decoded after all if something did. Of a scene in which nothing was
+//! seen either ([`super::vacancy`]) not even every key unit.
 //!
 //! It knows no decoder and no clock: it is told of each unit, and whether pictures moved, and says what to do
 //! with the unit. Time is the stamps', so that a clip gives the same answer twice.
@@ -8,10 +9,10 @@
 //!
 //! | sign | what it finds | what is decoded then |
 //! | --- | --- | --- |
-//! | the newest units are larger than those of the still scene were | what begins to move, within some units | the group from its key unit on |
-//! | the next key unit shows another picture than the last one | what was too slow or too small for that | the whole group before it |
+//! | the newest units are larger than those of the still scene were | what begins to move, within some units | the group from its key unit on, and those before it that were not looked at if that shows another picture |
+//! | the next key unit that is looked at shows another picture than the last one | what was too slow or too small for that | all since then |
 //! | no unit comes for a second, the session or the clip ends | what came last before a camera was lost | the group so far |
-//! | every [`AUDIT_EVERY`] | what the first two did not, see below | the whole group |
+//! | every [`AUDIT_EVERY`] | what the first two did not, see below | the newest group |
 //!
 //! What is decoded late has the stamps it came with: tracks and rules see it in its time.
 //!
@@ -25,10 +26,14 @@
 //!    in full for [`BARRED`], each time twice as long, and `late_missed_total` counts it.
 //! 3. **Key units must come at least every [`LONGEST_GOP`]**: rules count a stretch as unbroken only while it is
 //!    seen so often (`rules::history::MAX_STREAK_GAP`). Other cameras are decoded in full.
-//! 4. **What waits is bounded** by [`MOST_HELD_BYTES`]; the bytes are shared with the ring of pictures for clips.
+//! 4. **A key unit costs as much as all others of its group together**, so that one in two seconds is what an idle
+//!    camera costs. Nothing that rules count is there in a vacant scene; one look in
+//!    [`VacantConfig::look_every`](super::VacantConfig) serves, as the sizes of all units go on being compared.
+//! 5. **What waits is bounded** by [`MOST_HELD_BYTES`], and a key unit is looked at as soon as half of that waits; the
+//!    bytes are shared with the ring of pictures for clips.
 //!
-//! What is still missed: what comes and goes between two key units, moves no unit's size and happens between
-//! two audits.
+//! What is still missed: what comes and goes between two looks, moves no unit's size and happens between two
+//! audits.
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -59,7 +64,7 @@ const MOST_HELD_BYTES: usize = 8 << 20;
 pub(super) enum Verdict {
     /// Decode it.
     Decode,
-    /// A key unit between still groups: look at it by itself, then tell whether it [`moved`](LateDecode::looked).
+    /// A key unit between still groups: look at it by itself, then tell if it shows the [same](LateDecode::looked).
     Look,
     /// Keep it with [`LateDecode::hold`].
     Hold,
@@ -150,6 +155,12 @@ pub(super) struct LateDecode {
     held_bytes: usize,
     session: Option<u32>,
     newest_key: Option<MonoMicros>,
+    /// The newest key unit that was looked at.
+    looked_at: Option<MonoMicros>,
+    /// Of a vacant scene, how often one is.
+    look_every: Duration,
+    /// Whether the scene was vacant with the newest key unit.
+    is_vacant: bool,
     /// Between the newest two.
     gop: Option<Duration>,
     woken: Option<MonoMicros>,
@@ -161,7 +172,8 @@ pub(super) struct LateDecode {
 }
 
 impl LateDecode {
-    pub(super) fn new() -> Self {
+    /// Of a vacant scene a key unit is looked at every `look_every`.
+    pub(super) fn new(look_every: Duration) -> Self {
         Self {
             sizes: Sizes::default(),
             bar: None,
@@ -169,6 +181,9 @@ impl LateDecode {
             held_bytes: 0,
             session: None,
             newest_key: None,
+            looked_at: None,
+            look_every,
+            is_vacant: false,
             gop: None,
             woken: None,
             audited: None,
@@ -193,18 +208,23 @@ impl LateDecode {
         self.held.last().map(|unit| unit.stamp.seq)
     }
 
-    /// While only key units are decoded: how long it is from one to the next.
+    /// While only key units are decoded: how long it is from one that is looked at to the next.
     pub(super) fn next_look(&self) -> Option<Duration> {
-        self.gop.filter(|_| self.is_idle())
+        let gop = self.gop.filter(|_| self.is_idle())?;
+        Some(if self.is_vacant {
+            gop.max(self.look_every)
+        } else {
+            gop
+        })
     }
 
     /// What is to be done with `unit`. `is_still`: all before it is decoded, and nothing has moved for as long
-    /// as the motion gate stays open.
-    pub(super) fn take(&mut self, unit: &AccessUnit, is_still: bool) -> Verdict {
+    /// as the motion gate stays open. `is_vacant`: nor was anything seen.
+    pub(super) fn take(&mut self, unit: &AccessUnit, is_still: bool, is_vacant: bool) -> Verdict {
         let now = unit.stamp.received;
         if self.session != Some(unit.stamp.session) {
             self.session = Some(unit.stamp.session);
-            (self.newest_key, self.gop) = (None, None);
+            (self.newest_key, self.gop, self.looked_at) = (None, None, None);
             self.sizes = Sizes::default();
             if self.is_idle() {
                 return Verdict::Wake(Sign::Ended);
@@ -214,6 +234,7 @@ impl LateDecode {
             if let Some(before) = self.newest_key.replace(now) {
                 self.gop = Some(now.since(before));
             }
+            self.is_vacant = is_vacant;
             return self.take_key(now, is_still);
         }
         let sum = self.sizes.take(unit.data.len());
@@ -241,10 +262,12 @@ impl LateDecode {
         let is_short = self.gop.is_some_and(|gop| gop <= LONGEST_GOP);
         if self.is_idle() {
             self.bar = self.sizes.bar();
-            return if is_short {
-                Verdict::Look
-            } else {
+            return if !is_short {
                 Verdict::Wake(Sign::Limit)
+            } else if self.can_wait(now) {
+                Verdict::Hold
+            } else {
+                Verdict::Look
             };
         }
         let was_long_ago =
@@ -261,14 +284,22 @@ impl LateDecode {
         }
     }
 
-    /// What was seen of a key unit that was to be [looked](Verdict::Look) at: whether the group before it is to
-    /// be decoded after all.
-    pub(super) fn looked(&mut self, now: MonoMicros, has_moved: bool) -> Option<Sign> {
-        if has_moved {
-            return Some(Sign::Key);
-        }
+    /// Whether a key unit of an idle camera need not be looked at: the next one comes in time.
+    fn can_wait(&self, now: MonoMicros) -> bool {
+        let next = self.gop.zip(self.looked_at);
+        let in_time = next.is_some_and(|(gop, t)| now.since(t) + gop <= self.look_every);
+        self.is_vacant && in_time && self.held_bytes <= MOST_HELD_BYTES / 2
+    }
+
+    /// A key unit shows the picture of before.
+    pub(super) fn looked(&mut self, now: MonoMicros) {
+        self.looked_at = Some(now);
+    }
+
+    /// Whether the group before a key unit that was [looked](Self::looked) at is to be decoded to check on it.
+    pub(super) fn is_audit_due(&self, now: MonoMicros) -> bool {
         let is_due = self.audited.is_some_and(|t| now.since(t) >= AUDIT_EVERY);
-        (is_due && !self.held.is_empty()).then_some(Sign::Audit)
+        is_due && !self.held.is_empty()
     }
 
     /// Keeps a unit.
@@ -277,10 +308,30 @@ impl LateDecode {
         self.held.push(unit);
     }
 
-    /// Lets go of the group that was kept: nothing moved in it. How many units it had that are not decoded.
+    /// The key unit of the newest group, if groups before it are kept that were not looked at since.
+    pub(super) fn unseen_key(&self) -> Option<AccessUnit> {
+        let newest = self.held.iter().skip(1).rfind(|unit| unit.is_key);
+        newest.cloned()
+    }
+
+    /// Lets go of all but the newest group: nothing moved before it. How many units are not decoded for that.
+    pub(super) fn keep_newest_group(&mut self) -> u64 {
+        let newest = self.held.iter().rposition(|unit| unit.is_key);
+        let before = self.held.drain(..newest.unwrap_or(0));
+        let (mut units, mut bytes) = (0, 0);
+        for unit in before {
+            units += 1;
+            bytes += unit.data.len();
+        }
+        self.held_bytes -= bytes;
+        // The first key unit was decoded when it was looked at.
+        u64::saturating_sub(units, 1)
+    }
+
+    /// Lets go of what was kept: nothing moved in it. How many units it had that are not decoded.
     pub(super) fn let_go(&mut self) -> u64 {
         self.held_bytes = 0;
-        // The key unit was decoded when it was looked at.
+        // The first key unit was decoded when it was looked at.
         let skipped = self.held.len().saturating_sub(1);
         self.held.clear();
         skipped as u64
@@ -292,11 +343,11 @@ impl LateDecode {
             audited: self.audited,
             barred_until: self.barred_until,
             barred: self.barred,
-            ..Self::new()
+            ..Self::new(self.look_every)
         };
     }
 
-    /// Decodes all from here on; first what was kept.
+    /// Decodes all from here on; first what was kept, all of it.
     pub(super) fn wake(&mut self, now: MonoMicros, sign: Sign) -> Vec<AccessUnit> {
         self.bar = None;
         self.held_bytes = 0;
@@ -338,9 +389,12 @@ mod tests {
     use crate::capture::Codec;
     use proptest::prelude::*;
 
+    const LOOK_EVERY: Duration = Duration::from_secs(10);
+
     /// 25 units a second, a key unit every two seconds, of the sizes that are asked for.
     struct Stream {
         late: LateDecode,
+        is_vacant: bool,
         seq: u64,
         verdicts: Vec<Verdict>,
         decoded: u64,
@@ -349,7 +403,8 @@ mod tests {
     impl Stream {
         fn new() -> Self {
             Self {
-                late: LateDecode::new(),
+                late: LateDecode::new(LOOK_EVERY),
+                is_vacant: false,
                 seq: 0,
                 verdicts: Vec::new(),
                 decoded: 0,
@@ -379,7 +434,7 @@ mod tests {
         fn feed(&mut self, bytes: usize, is_key: bool, key_moves: bool) -> Verdict {
             let unit = self.unit(bytes, is_key, 1);
             let now = unit.stamp.received;
-            let verdict = self.late.take(&unit, true);
+            let verdict = self.late.take(&unit, true, self.is_vacant);
             let mut woken = None;
             match verdict {
                 Verdict::Decode => self.decoded += 1,
@@ -390,7 +445,15 @@ mod tests {
                 }
                 Verdict::Look => {
                     self.decoded += 1;
-                    woken = self.late.looked(now, key_moves);
+                    if key_moves {
+                        woken = Some(Sign::Key);
+                    } else {
+                        self.late.looked(now);
+                        if self.late.is_audit_due(now) {
+                            self.late.keep_newest_group();
+                            woken = Some(Sign::Audit);
+                        }
+                    }
                     if woken.is_none() {
                         self.late.let_go();
                         self.late.hold(unit);
@@ -424,6 +487,52 @@ mod tests {
         let before = stream.decoded;
         stream.seconds(60, noise);
         assert_eq!(stream.decoded - before, 30);
+    }
+
+    #[test]
+    fn a_vacant_scene_costs_one_key_unit_in_ten_seconds() {
+        let mut stream = Stream::new();
+        stream.seconds(10, noise);
+        stream.is_vacant = true;
+        let before = stream.decoded;
+        stream.seconds(60, noise);
+        assert_eq!(stream.decoded - before, 6);
+        assert_eq!(stream.late.next_look(), Some(LOOK_EVERY));
+        stream.is_vacant = false;
+        let before = stream.decoded;
+        stream.seconds(20, noise);
+        assert_eq!(stream.decoded - before, 10, "something was seen");
+    }
+
+    #[test]
+    fn what_a_vacant_scene_sent_since_it_was_looked_at_waits_for_the_next_look() {
+        let mut stream = Stream::new();
+        stream.seconds(10, noise);
+        stream.is_vacant = true;
+        stream.seconds(7, noise);
+        let (held, before) = (stream.late.held.len() as u64, stream.decoded);
+        assert!(held > 150, "{held}");
+        let key = stream.late.unseen_key().expect("groups that were not seen");
+        assert!(key.is_key && key.stamp.seq > stream.late.held[0].stamp.seq);
+        let mut narrowed = stream.late.clone();
+        let skipped = narrowed.keep_newest_group();
+        assert_eq!(narrowed.held[0].stamp.seq, key.stamp.seq);
+        assert_eq!(skipped + 1 + narrowed.held.len() as u64, held);
+        assert_eq!(narrowed.unseen_key().map(|key| key.stamp.seq), None);
+        // Nothing is known of the groups: all of them.
+        let seconds = stream.seq;
+        stream.feed(2 * noise(seconds) * TOGETHER, false, false);
+        assert_eq!(stream.decoded - before, held + 1);
+    }
+
+    #[test]
+    fn a_vacant_scene_of_many_bits_is_looked_at_as_soon_as_half_of_what_may_wait_does() {
+        let mut stream = Stream::new();
+        stream.seconds(10, |n| 100 * noise(n));
+        stream.is_vacant = true;
+        let before = stream.decoded;
+        stream.seconds(60, |n| 100 * noise(n));
+        assert_eq!(stream.decoded - before, 15, "each second key unit");
     }
 
     #[test]
@@ -495,7 +604,7 @@ mod tests {
 
     #[test]
     fn what_an_audit_finds_bars_late_decode_each_time_for_longer() {
-        let mut late = LateDecode::new();
+        let mut late = LateDecode::new(LOOK_EVERY);
         let mut stream = Stream::new();
         let mut at = MonoMicros(0);
         for barred in [600, 1200, 2400] {
@@ -526,23 +635,29 @@ mod tests {
         stream.seconds(10, noise);
         stream.seconds(1, noise);
         let unit = stream.unit(30_000, true, 2);
-        assert_eq!(stream.late.take(&unit, true), Verdict::Wake(Sign::Ended));
+        assert_eq!(
+            stream.late.take(&unit, true, false),
+            Verdict::Wake(Sign::Ended)
+        );
     }
 
     proptest! {
         #[test]
-        fn what_is_kept_is_one_group_within_the_limit_and_every_unit_is_accounted_for(
+        fn what_is_kept_is_within_the_limit_and_one_group_if_not_vacant_and_every_unit_is_accounted_for(
             sizes in proptest::collection::vec((0usize..900_000, 0u8..8, proptest::bool::ANY), 1..400),
+            is_vacant in proptest::bool::ANY,
         ) {
             let mut stream = Stream::new();
             stream.seconds(10, noise);
+            stream.is_vacant = is_vacant;
             for (bytes, kind, moves) in sizes {
                 let (before, held) = (stream.decoded, stream.late.held.len() as u64);
                 stream.feed(if kind == 1 { bytes } else { bytes % 1500 }, kind == 0, moves);
                 let late = &stream.late;
                 prop_assert!(late.held_bytes <= MOST_HELD_BYTES);
                 prop_assert_eq!(late.held_bytes, late.held.iter().map(|u| u.data.len()).sum::<usize>());
-                prop_assert!(late.held.iter().skip(1).all(|u| !u.is_key));
+                prop_assert!(is_vacant || late.held.iter().skip(1).all(|u| !u.is_key));
+                prop_assert!(late.held.first().is_none_or(|u| u.is_key));
                 prop_assert!(late.is_idle() || late.held.is_empty());
                 // Decoded, kept, or let go with its group.
                 let is_new = stream.decoded > before || late.held.len() as u64 > held || late.held.len() == 1;

@@ -15,8 +15,10 @@ mod late;
 mod motion;
 mod picture_health;
 mod plain;
+mod pool;
 mod sampling;
 mod scan;
+mod vacancy;
 
 pub use board::{Claim, FrameBoard, Held, NoFrame, Posted};
 pub use camera::{DecodeHealth, DecodeThread, STALL};
@@ -30,4 +32,6 @@ pub use frame::{Frame, YuvMatrix};
 pub use late::LONGEST_GOP;
 pub use motion::MotionDetector;
 pub use picture_health::{PictureConfig, PictureFault};
+pub use pool::{FramePool, Pixels};
 pub use sampling::{FrameSampler, Sampled};
+pub use vacancy::{VACANT_AFTER, Vacancy, VacantConfig};

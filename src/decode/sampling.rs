@@ -3,14 +3,17 @@
 //! It knows no thread and no queue: the live decode thread and the replay of clips both feed it, so
 //! that both look at the same pictures.
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::config::{DecodeConfig, MotionConfig};
 use super::ffmpeg::{DecodeError, Decoder, Picture};
-use super::frame::{Frame, YuvMatrix};
+use super::frame::Frame;
 use super::late::{LateDecode, Sign, Verdict};
 use super::motion::MotionDetector;
 use super::picture_health::{PictureFault, PictureHealth, PictureSample};
+use super::pool::FramePool;
 use super::scan::{LumaScan, Scan};
+use super::vacancy::Vacancy;
 use crate::base::geometry::{NormRect, SizePx};
 use crate::base::ids::CameraIx;
 use crate::base::laps::{Part, lap};
@@ -130,6 +133,8 @@ pub struct FrameSampler {
     scan: LumaScan,
     health: PictureHealth,
     late: Option<LateDecode>,
+    vacancy: Vacancy,
+    pool: FramePool,
     /// Session and number of the newest key unit whose picture was told when it was looked at: it may be
     /// decoded again with its group.
     told: Option<(u32, u64)>,
@@ -150,7 +155,8 @@ impl FrameSampler {
     /// For one camera, called `id` in the metrics.
     pub fn new(camera: CameraIx, id: &str, config: DecodeConfig, metrics: &Metrics) -> Self {
         let counter = |metric| metrics.counter(metric, &[("camera", id)]);
-        let late = config.late && config.motion.is_some();
+        let late = (config.late && config.motion.is_some())
+            .then(|| LateDecode::new(config.vacant.look_every));
         Self {
             camera,
             id: id.into(),
@@ -182,7 +188,9 @@ impl FrameSampler {
             key_units: 0,
             has_one_layer: false,
             scan: LumaScan::new(),
-            late: late.then(LateDecode::new),
+            late,
+            vacancy: Vacancy::default(),
+            pool: FramePool::default(),
             told: None,
             backlog: VecDeque::new(),
         }
@@ -191,6 +199,17 @@ impl FrameSampler {
     /// What is wrong with the pictures, as of the newest one that was sampled.
     pub fn picture_fault(&self) -> Option<PictureFault> {
         self.health.fault()
+    }
+
+    /// Takes the buffers of pictures from `pool`, which others may share.
+    #[must_use]
+    pub fn with_pool(self, pool: FramePool) -> Self {
+        Self { pool, ..self }
+    }
+
+    /// Tells what was seen in the pictures that were handed on.
+    pub fn set_vacancy(&mut self, vacancy: Vacancy) {
+        self.vacancy = vacancy;
     }
 
     /// Forgets the decoder and what waits for it: the next unit must be a key unit.
@@ -246,15 +265,19 @@ impl FrameSampler {
     ) -> Result<(), DecodeError> {
         let now = unit.stamp.received;
         let is_still = self.is_still(now);
+        let is_vacant = self.vacancy.holds(&unit.stamp, self.config.vacant);
         let Some(late) = &mut self.late else {
             self.backlog.push_back(unit);
             return Ok(());
         };
-        match late.take(&unit, is_still) {
+        match late.take(&unit, is_still, is_vacant) {
             Verdict::Decode => self.backlog.push_back(unit),
             Verdict::Hold => late.hold(unit),
             Verdict::Wake(sign) => {
                 late.hold(unit);
+                if sign == Sign::Size {
+                    self.narrow(clock, take)?;
+                }
                 self.wake(now, sign);
             }
             Verdict::Look => return self.look(unit, clock, take),
@@ -376,8 +399,8 @@ impl FrameSampler {
         }
     }
 
-    /// Looks at a key unit of a scene that seems still by itself. If it is, its picture is what is seen of
-    /// the group; if not, the group before it is decoded first, and then the unit again, in its turn.
+    /// Looks at a key unit of a scene that seems still. If it is, its picture is what is seen of all before it that
+    /// is kept; if not, that is decoded first, and then the unit again, in its turn.
     fn look(
         &mut self,
         unit: AccessUnit,
@@ -388,7 +411,58 @@ impl FrameSampler {
         if let Some(last) = self.late.as_ref().and_then(LateDecode::newest_held) {
             self.fed = self.fed.max(Some(last));
         }
-        let mut decoder = self.prepare(&unit)?;
+        let audits = LateDecode::is_audit_due;
+        let sign = self.look_at(&unit, audits, clock, take)?;
+        let Some(late) = &mut self.late else {
+            return Ok(());
+        };
+        if let Some(sign) = sign {
+            if sign == Sign::Audit {
+                let units = late.keep_newest_group();
+                self.leave_out(units, take);
+            }
+            // It comes again in its turn.
+            self.wake(now, sign);
+            self.backlog.push_back(unit);
+        } else {
+            let units = late.let_go();
+            late.hold(unit);
+            self.counters.idle.set(1);
+            self.leave_out(units, take);
+        }
+        Ok(())
+    }
+
+    /// A vacant scene begins to move. If the key unit of the newest group shows none of it yet, the groups before
+    /// need not be decoded.
+    fn narrow(
+        &mut self,
+        clock: &dyn Clock,
+        take: &mut dyn FnMut(Sampled),
+    ) -> Result<(), DecodeError> {
+        let Some(key) = self.late.as_ref().and_then(LateDecode::unseen_key) else {
+            return Ok(());
+        };
+        let fed = self.fed;
+        self.fed = fed.max(key.stamp.seq.checked_sub(1));
+        if self.look_at(&key, |_, _| false, clock, take)?.is_some() {
+            self.fed = fed;
+        } else if let Some(late) = &mut self.late {
+            let units = late.keep_newest_group();
+            self.leave_out(units, take);
+        }
+        Ok(())
+    }
+
+    /// Decodes a key unit alone; what wakes the camera, if anything does. If nothing, its picture was handed on.
+    fn look_at(
+        &mut self,
+        unit: &AccessUnit,
+        audits: impl FnOnce(&LateDecode, MonoMicros) -> bool,
+        clock: &dyn Clock,
+        take: &mut dyn FnMut(Sampled),
+    ) -> Result<Option<Sign>, DecodeError> {
+        let mut decoder = self.prepare(unit)?;
         if !self.stamps.is_empty() {
             // The first one after moving pictures, of which the decoder holds some back.
             decoder.finish()?;
@@ -398,7 +472,7 @@ impl FrameSampler {
         }
         decoder.restart();
         let before = self.motion.clone();
-        let looked = self.look_with(&mut decoder, &unit, clock, take);
+        let looked = self.look_with(&mut decoder, unit, audits, clock, take);
         decoder.restart();
         self.decoder = Some(decoder);
         // What does not stand alone after all, or is damaged, is full decoding's to judge, and must not take the
@@ -407,25 +481,17 @@ impl FrameSampler {
             self.begin_stream();
             Some(Sign::Key)
         });
-        if let Some(sign) = sign {
-            // It comes again in its turn.
+        if sign.is_some() {
             self.motion = before;
-            self.wake(now, sign);
-            self.backlog.push_back(unit);
-        } else if let Some(late) = &mut self.late {
-            let units = late.let_go();
-            late.hold(unit);
-            self.counters.idle.set(1);
-            self.leave_out(units, take);
         }
-        Ok(())
+        Ok(sign)
     }
 
-    /// Decodes a key unit alone; what wakes the camera, if anything does. If nothing, its picture was handed on.
     fn look_with(
         &mut self,
         decoder: &mut Decoder,
         unit: &AccessUnit,
+        audits: impl FnOnce(&LateDecode, MonoMicros) -> bool,
         clock: &dyn Clock,
         take: &mut dyn FnMut(Sampled),
     ) -> Result<Option<Sign>, DecodeError> {
@@ -440,14 +506,19 @@ impl FrameSampler {
         lap(Part::Motion);
         let gate = self.config.motion.as_ref();
         let least = gate.map_or(0.0, |gate| gate.min_area);
-        let (now, has_moved) = (unit.stamp.received, measured.changed >= least);
-        let late = self.late.as_mut();
-        let sign = late.and_then(|late| late.looked(now, has_moved));
-        if sign.is_none() {
-            self.hand_on(picture, &unit.stamp, Some(measured), clock, take)?;
-            self.told = Some((unit.stamp.session, unit.stamp.seq));
+        let now = unit.stamp.received;
+        if measured.changed >= least {
+            return Ok(Some(Sign::Key));
         }
-        Ok(sign)
+        if let Some(late) = &mut self.late {
+            late.looked(now);
+            if audits(late, now) {
+                return Ok(Some(Sign::Audit));
+            }
+        }
+        self.hand_on(picture, &unit.stamp, Some(measured), clock, take)?;
+        self.told = Some((unit.stamp.session, unit.stamp.seq));
+        Ok(None)
     }
 
     fn leave_out(&self, units: u64, take: &mut dyn FnMut(Sampled)) {
@@ -515,18 +586,25 @@ impl FrameSampler {
         let mut frame = Frame {
             camera: self.camera,
             stamp: *stamp,
-            size: picture.size,
-            full_range: false,
-            matrix: YuvMatrix::default(),
-            pixels: Vec::new(),
             moving: self.moving(stamp.received),
-            decoded: MonoMicros::default(),
+            next_within: self.next_within(),
+            ..Frame::new(picture.size, self.pool.take())
         };
         picture.copy_into(&mut frame)?;
         lap(Part::Copy);
         frame.decoded = clock.mono();
         take(Sampled::Frame(frame));
         Ok(())
+    }
+
+    /// See [`Frame::next_within`].
+    fn next_within(&self) -> Duration {
+        let look = self.late.as_ref().and_then(LateDecode::next_look);
+        let refresh = self.config.motion.as_ref().map(|gate| gate.refresh);
+        let every = Duration::from_secs_f32(1.0 / self.config.analyse_fps.max(0.01));
+        every
+            .max(refresh.unwrap_or_default())
+            .max(look.unwrap_or_default())
     }
 
     /// Where it moved last, while the gate stays open for it: what stops for a moment is still there.

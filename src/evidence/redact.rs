@@ -136,9 +136,7 @@ fn running_means(line: &[u8], radius: usize, mut put: impl FnMut(usize, u8)) {
 mod tests {
     use super::*;
     use crate::base::geometry::SizePx;
-    use crate::base::ids::CameraIx;
-    use crate::base::time::{FrameStamp, MonoMicros};
-    use crate::decode::YuvMatrix;
+
     use proptest::prelude::*;
 
     fn noise(width_px: u32, height_px: u32) -> Frame {
@@ -151,16 +149,8 @@ mod tests {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 24) as u8
         };
-        Frame {
-            camera: CameraIx(0),
-            stamp: FrameStamp::default(),
-            size,
-            full_range: false,
-            matrix: YuvMatrix::Bt601,
-            pixels: (0..Frame::byte_len(size)).map(|_| next()).collect(),
-            moving: Vec::new(),
-            decoded: MonoMicros(0),
-        }
+        let pixels: Vec<u8> = (0..Frame::byte_len(size)).map(|_| next()).collect();
+        Frame::new(size, pixels)
     }
 
     /// Mean square of the difference between neighbours: detail.

@@ -226,26 +226,18 @@ pub fn pictures(
 mod tests {
     use super::*;
     use crate::base::geometry::SizePx;
-    use crate::base::ids::CameraIx;
-    use crate::base::time::{FrameStamp, MonoMicros};
 
     fn frame(width_px: u32, height_px: u32) -> Frame {
         let size = SizePx {
             width_px,
             height_px,
         };
-        let pixels = (0..Frame::byte_len(size))
+        let pixels: Vec<u8> = (0..Frame::byte_len(size))
             .map(|i| (i * 7 % 256) as u8)
             .collect();
         Frame {
-            camera: CameraIx(0),
-            stamp: FrameStamp::default(),
-            size,
-            full_range: false,
             matrix: YuvMatrix::Bt709,
-            pixels,
-            moving: Vec::new(),
-            decoded: MonoMicros(0),
+            ..Frame::new(size, pixels)
         }
     }
 
@@ -318,7 +310,7 @@ mod tests {
     fn a_busy_picture_gives_quality_to_stay_small() {
         let mut state = 1u32;
         let mut busy = frame(1280, 720);
-        for p in &mut busy.pixels {
+        for p in busy.pixels.iter_mut() {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             *p = (state >> 26) as u8 + 100;
         }

@@ -26,7 +26,7 @@ use crate::base::ids::{CameraId, CameraIx, CameraSlots};
 use crate::base::metrics::{Metric, Metrics};
 use crate::base::time::{MonoMicros, SharedClock, SystemClock, process_cpu};
 use crate::capture::RtspHosts;
-use crate::decode::FrameBoard;
+use crate::decode::{FrameBoard, FramePool};
 use crate::detect::{Analysed, Models};
 use crate::evidence::{EvidenceSettings, SiteRings};
 use crate::rules::{RuleConfig, RuleEngine};
@@ -271,6 +271,7 @@ impl Pipeline {
         let (faults, fault_seen) = mpsc::channel(1);
         let wiring = Wiring {
             board: Arc::new(FrameBoard::new(counters)),
+            pool: FramePool::default(),
             hosts: RtspHosts::default(),
             problems: Problems::new(state.clone()),
             state,

@@ -9,8 +9,7 @@ use anyhow::Context as _;
 
 use super::cameras::Load;
 use crate::base::geometry::SizePx;
-use crate::base::ids::CameraIx;
-use crate::base::time::{FrameStamp, MonoMicros, Pts90k};
+use crate::base::time::Pts90k;
 use crate::decode::{Film, Frame, YuvMatrix};
 
 /// What people are told it is.
@@ -62,14 +61,8 @@ fn make_in(parent: &Path) -> anyhow::Result<Load> {
         })
         .collect();
     let mut frame = Frame {
-        camera: CameraIx(0),
-        stamp: FrameStamp::default(),
-        size: SIZE,
-        full_range: false,
         matrix: YuvMatrix::Bt709,
-        pixels: vec![128; Frame::byte_len(SIZE)],
-        moving: Vec::new(),
-        decoded: MonoMicros::default(),
+        ..Frame::new(SIZE, vec![128; Frame::byte_len(SIZE)])
     };
     let mut film = Film::begin(&path, &frame, f64::from(FPS))?;
     for n in 0..PICTURES {
@@ -96,8 +89,9 @@ fn make_in(parent: &Path) -> anyhow::Result<Load> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::ids::CameraIx;
     use crate::base::metrics::{Metric, Metrics};
-    use crate::base::time::SystemClock;
+    use crate::base::time::{FrameStamp, MonoMicros, SystemClock};
     use crate::capture::{AccessUnit, Codec};
     use crate::decode::{DecodeConfig, FrameSampler, can_film};
 

@@ -20,7 +20,7 @@ use crate::base::digest::sha256_hex;
 use crate::base::ids::Name;
 use crate::base::secret::Secret;
 use crate::capture::{CaptureConfig, Pace, SourceConfig, Transport};
-use crate::decode::{DecodeConfig, MotionConfig};
+use crate::decode::{DecodeConfig, MotionConfig, VacantConfig};
 use crate::detect::{DetectConfig, Provider};
 use crate::rules::DeviceFault;
 use crate::track::TrackConfig;
@@ -567,6 +567,11 @@ fn read_camera(
         let remedy = "take one of the two out";
         section.wrong("late_decode", "needs `motion_gate`", remedy);
     }
+    let vacant = VacantConfig {
+        look_every: section
+            .integer("vacant_look_ms", 0..=30_000)
+            .map_or(VacantConfig::default().look_every, ms),
+    };
     let loop_filter = section.boolean("loop_filter").unwrap_or(true);
     let step_timeout = section.integer("step_timeout_ms", 500..=60_000);
     let silence = section.integer("silence_ms", 500..=60_000);
@@ -610,6 +615,7 @@ fn read_camera(
             analyse_fps: analyse_fps.unwrap_or(DecodeConfig::default().analyse_fps),
             motion: gate.then_some(motion),
             late: late.unwrap_or(gate),
+            vacant,
             loop_filter,
             picture,
         },

@@ -5,7 +5,7 @@ use crate::base::geometry::SizePx;
 use crate::base::heartbeat::Heartbeats;
 use crate::base::ids::ClassId;
 use crate::base::time::{MonoMicros, SystemClock, UtcMicros};
-use crate::decode::{Frame, YuvMatrix};
+use crate::decode::Frame;
 use crate::detect::{Detection, Detections};
 use crate::evidence::{Around, BEAT, SiteRings};
 use crate::uplink::{SiteState, Store};
@@ -117,6 +117,9 @@ fn analysed(class: u16) -> Analysed {
         width_px: 64,
         height_px: 48,
     };
+    let pixels: Vec<u8> = (0..Frame::byte_len(size))
+        .map(|i| (i * 7 % 256) as u8)
+        .collect();
     let stamp = FrameStamp {
         received: MonoMicros(50_000_000),
         received_utc: UtcMicros(1_795_490_400_000_000),
@@ -135,16 +138,8 @@ fn analysed(class: u16) -> Analysed {
             inferred: MonoMicros(0),
         },
         frame: Frame {
-            camera: CameraIx(0),
             stamp,
-            size,
-            full_range: false,
-            matrix: YuvMatrix::Bt601,
-            pixels: (0..Frame::byte_len(size))
-                .map(|i| (i * 7 % 256) as u8)
-                .collect(),
-            moving: Vec::new(),
-            decoded: MonoMicros(0),
+            ..Frame::new(size, pixels)
         },
     }
 }

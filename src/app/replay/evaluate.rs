@@ -105,6 +105,13 @@ impl Scene {
         codes
     }
 
+    /// The tracker of a camera.
+    pub fn tracker(&self, camera: CameraIx) -> Tracker {
+        let groups = self.classes.iter().map(|c| c.group).collect();
+        let starts = starts_of(&self.classes, &self.rules, camera);
+        Tracker::new(camera, self.track.clone(), groups).with_starts(starts)
+    }
+
     /// Runs track and rules over `recording`; `watch` sees what came of each picture.
     pub fn evaluate(
         &self,
@@ -112,12 +119,7 @@ impl Scene {
         watch: &mut dyn FnMut(&TrackSet, &RuleEngine, &[FindingChange]),
     ) -> Vec<Found> {
         let camera = recording.camera;
-        let groups = self.classes.iter().map(|c| c.group).collect();
-        let mut tracker = Tracker::new(camera, self.track.clone(), groups).with_starts(starts_of(
-            &self.classes,
-            &self.rules,
-            camera,
-        ));
+        let mut tracker = self.tracker(camera);
         let seed = format!("replay/{}", recording.clip);
         let mut engine = RuleEngine::new(self.rules.clone(), &seed);
         let mut findings: Vec<Found> = Vec::new();

@@ -13,8 +13,9 @@ use crate::base::ids::CameraIx;
 use crate::base::metrics::Metrics;
 use crate::base::time::{ManualClock, MonoMicros, UtcMicros};
 use crate::capture::{AccessUnit, Container, OpenContainer as _};
-use crate::decode::{Clips, FrameSampler, PictureFault, Sampled};
+use crate::decode::{Clips, FrameSampler, PictureFault, Sampled, Vacancy};
 use crate::detect::Detector;
+use crate::track::Tracker;
 
 const METRICS_NAME: &str = "replay";
 
@@ -108,6 +109,8 @@ fn record(
     let mut recorder = Recorder {
         sampler: FrameSampler::new(clip.camera, METRICS_NAME, decode, &Metrics::default()),
         detector,
+        tracker: setup.scene.tracker(clip.camera),
+        vacancy: Vacancy::default(),
         recording: Recording {
             clip: clip_name(&clip.path),
             camera: clip.camera,
@@ -126,6 +129,9 @@ fn record(
 struct Recorder<'d> {
     sampler: FrameSampler,
     detector: &'d mut Detector,
+    /// As the daemon does: how often a still scene is looked at depends on whether there is anything in it.
+    tracker: Tracker,
+    vacancy: Vacancy,
     recording: Recording,
     /// What is wrong with the newest pictures.
     fault: Option<PictureFault>,
@@ -167,29 +173,43 @@ impl Recorder<'_> {
     fn feed(&mut self, unit: Option<AccessUnit>) -> Result<u64, Failure> {
         let now_us = self.recording.length_us;
         let clock = ManualClock::new(MonoMicros(now_us), UtcMicros(now_us as i64));
-        let (mut pictures, mut frames) = (0, Vec::new());
+        let (mut pictures, mut failed) = (0, None);
+        let Self {
+            sampler,
+            detector,
+            tracker,
+            vacancy,
+            recording,
+            ..
+        } = self;
         let mut take = |sampled: Sampled| match sampled {
             Sampled::Picture { .. } => pictures += 1,
             Sampled::LeftOut { units } => pictures += units,
-            Sampled::Frame(frame) => frames.push(frame),
+            Sampled::Frame(frame) => match detector.detect(&frame, &*clock) {
+                Ok(seen) => {
+                    let tracks = tracker.update(&seen).tracks;
+                    vacancy.saw(&seen.stamp, !tracks.is_empty());
+                    recording.pictures_seen.push(Picture {
+                        at_us: seen.stamp.received.0,
+                        stamp: seen.stamp,
+                        items: seen.items,
+                    });
+                }
+                Err(e) => failed = Some(e),
+            },
         };
         let fed = match unit {
-            Some(unit) => self.sampler.feed(unit, &*clock, &mut take),
-            None => self.sampler.finish(&*clock, &mut take),
+            Some(unit) => sampler.feed(unit, &*clock, &mut take),
+            None => sampler.finish(&*clock, &mut take),
         };
+        if let Some(e) = failed {
+            return Err(e).or_exit(ExitCode::Internal);
+        }
         if let Err(e) = fed {
             tracing::warn!(clip = %self.recording.clip, err = %e, "part of the clip was not decoded");
             self.sampler.reset();
         }
-        for frame in frames {
-            let seen = self.detector.detect(&frame, &*clock);
-            let seen = seen.or_exit(ExitCode::Internal)?;
-            self.recording.pictures_seen.push(Picture {
-                at_us: seen.stamp.received.0,
-                stamp: seen.stamp,
-                items: seen.items,
-            });
-        }
+        self.sampler.set_vacancy(self.vacancy);
         self.recording.pictures += pictures;
         self.note_fault(now_us);
         Ok(pictures)

@@ -1,7 +1,5 @@
 use super::*;
 use crate::base::heap::requests_by_thread;
-use crate::base::ids::CameraIx;
-use crate::base::time::{FrameStamp, MonoMicros};
 use proptest::prelude::*;
 
 use super::super::reference::Reference;
@@ -27,14 +25,8 @@ fn frame(w: u32, h: u32, y: u8, u: u8, v: u8, full_range: bool) -> Frame {
     let pixels = [vec![y; n], vec![u; c], vec![v; c]].concat();
     assert_eq!(pixels.len(), Frame::byte_len(size));
     Frame {
-        camera: CameraIx(0),
-        stamp: FrameStamp::default(),
-        size,
         full_range,
-        matrix: YuvMatrix::Bt601,
-        pixels,
-        moving: Vec::new(),
-        decoded: MonoMicros(0),
+        ..Frame::new(size, pixels)
     }
 }
 
@@ -182,7 +174,7 @@ fn levels() -> Vec<Level> {
 fn noisy(picture: SizePx, seed: u64, hard: bool) -> Frame {
     let mut frame = frame(picture.width_px, picture.height_px, 0, 0, 0, false);
     let mut random = fastrand::Rng::with_seed(seed);
-    for pixel in &mut frame.pixels {
+    for pixel in frame.pixels.iter_mut() {
         *pixel = if hard {
             255 * random.u8(0..=1)
         } else {

@@ -65,7 +65,7 @@ struct FakeFilm(Fake, Rc<RefCell<Vec<u8>>>, PathBuf);
 impl WriteFilm for FakeFilm {
     fn add(&mut self, frame: &Frame) -> Result<(), String> {
         let mut written = self.0.written.lock().unwrap();
-        written.push((frame.stamp.pts.0, frame.pixels.clone()));
+        written.push((frame.stamp.pts.0, frame.pixels.to_vec()));
         self.1.borrow_mut().extend(&frame.pixels[..64]);
         Ok(())
     }
@@ -173,7 +173,7 @@ fn a_blurred_clip_is_made_once_and_signed_and_verifies() {
     let written = fake.written.lock().unwrap();
     assert_eq!(written.len(), 30, "every picture, once");
     for (at, pixels) in &*written {
-        assert_ne!(*pixels, frame().pixels, "picture at {at} is bare");
+        assert_ne!(*pixels, *frame().pixels, "picture at {at} is bare");
     }
     let entries = site.entries();
     let Body::Derived(body) = &entries[1] else {
@@ -205,7 +205,7 @@ fn a_face_that_the_detector_loses_stays_blurred_for_a_second() {
     };
     ask(&site, &fake, 1).remove(0).unwrap();
     let written = fake.written.lock().unwrap();
-    let bare = |(_, pixels): &&Written| *pixels == frame().pixels;
+    let bare = |(_, pixels): &&Written| *pixels == *frame().pixels;
     // Seen for the last time at 0.9 s.
     let bare: Vec<i64> = written.iter().filter(bare).map(|(at, _)| *at).collect();
     assert_eq!(bare, (20..30).map(|n| n * 9000).collect::<Vec<_>>());

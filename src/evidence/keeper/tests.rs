@@ -49,17 +49,12 @@ pub fn frame() -> Frame {
         width_px: 64,
         height_px: 48,
     };
+    let pixels: Vec<u8> = (0..Frame::byte_len(size))
+        .map(|i| (i * 7 % 256) as u8)
+        .collect();
     Frame {
-        camera: CameraIx(0),
-        stamp: FrameStamp::default(),
-        size,
-        full_range: false,
         matrix: YuvMatrix::Bt709,
-        pixels: (0..Frame::byte_len(size))
-            .map(|i| (i * 7 % 256) as u8)
-            .collect(),
-        moving: Vec::new(),
-        decoded: MonoMicros(0),
+        ..Frame::new(size, pixels)
     }
 }
 
