@@ -178,7 +178,7 @@ fn counted(clip: &Path, outputs: &[u8]) -> usize {
                 received: MonoMicros(at_us),
                 received_utc: UtcMicros(at_us as i64),
             },
-            items: items.collect(),
+            items: items.collect::<Vec<_>>().into(),
             inferred: MonoMicros(at_us),
         };
         let tracks = part_track(&mut tracker, &seen);

@@ -62,20 +62,9 @@ fn units(clip: &Path) -> Vec<AccessUnit> {
     let codec = container.info().codec;
     let mut units = Vec::new();
     while let Some(unit) = container.next_unit().expect("a unit") {
-        let us = BEGINS_US + u64::try_from(unit.pts.0).unwrap_or(0) * 100 / 9;
-        units.push(AccessUnit {
-            camera: CameraIx(0),
-            stamp: FrameStamp {
-                seq: units.len() as u64,
-                pts: unit.pts,
-                ..stamp(us)
-            },
-            codec,
-            is_key: unit.is_key,
-            is_disposable: unit.is_disposable,
-            packets_lost: 0,
-            data: unit.data,
-        });
+        let mut unit = unit.as_sent(CameraIx(0), codec, units.len() as u64);
+        unit.stamp.received.0 += BEGINS_US;
+        units.push(unit);
     }
     units
 }
@@ -89,6 +78,9 @@ enum How {
     /// Nobody is.
     Vacant,
 }
+
+/// CPU time and pictures, for each [`How`].
+type Round = [(Duration, u64); 3];
 
 /// CPU time for the last minute less ten seconds, in which a camera has become idle, and pictures decoded.
 fn watch(units: &[AccessUnit], how: How) -> (Duration, u64) {
@@ -162,8 +154,7 @@ fn late_decode(c: &mut Criterion) {
             .map(|_| [How::Full, How::Keys, How::Vacant].map(|how| watch(&units, how)))
             .collect();
         let seconds = (SECONDS * 5 / 6) as f64;
-        let each =
-            |of: &dyn Fn(&[(Duration, u64); 3]) -> f64| median(rounds.iter().map(of).collect());
+        let each = |of: &dyn Fn(&Round) -> f64| median(rounds.iter().map(of).collect());
         let ms = |n: usize| each(&|round| round[n].0.as_secs_f64() * 1000.0 / seconds);
         let ratio = |n: usize| each(&|round| round[0].0.as_secs_f64() / round[n].0.as_secs_f64());
         let pictures = |n: usize| each(&|round| round[n].1 as f64 / seconds);

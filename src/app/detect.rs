@@ -309,7 +309,7 @@ impl Worker {
         }
         if self.tiles {
             // A still says nothing of motion: all of it may move.
-            frame.moving = vec![NormRect::clipped(0.0, 0.0, 1.0, 1.0)];
+            frame.moving = vec![NormRect::clipped(0.0, 0.0, 1.0, 1.0)].into();
         }
         let detections = self.detector.detect(&frame, &SystemClock)?;
         // What the classifier adds as labels for rules stands at the heads themselves here.

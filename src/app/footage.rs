@@ -99,7 +99,7 @@ struct FaceFinder {
 impl FindFaces for FaceFinder {
     fn faces(&mut self, frame: &mut Frame) -> Result<Vec<NormRect>, String> {
         // Nobody knows what moves in it: all of it may.
-        frame.moving = vec![NormRect::clipped(0.0, 0.0, 1.0, 1.0)];
+        frame.moving = vec![NormRect::clipped(0.0, 0.0, 1.0, 1.0)].into();
         let seen = self.finder.detect(frame, &*self.clock);
         let seen = seen.map_err(|e| e.to_string())?;
         let is_face = |class: u16| self.faces.get(usize::from(class)) == Some(&true);

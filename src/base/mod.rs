@@ -1,5 +1,5 @@
 //! Words and clocks every stage shares: ids, time, geometry, back-off, counters, secrets, heartbeats, restarts,
-//! how much of the heap a thread holds, and what its CPU time goes to.
+//! how much of the heap a thread holds, buffers that are used again, and what its CPU time goes to.
 //!
 //! What must not be here: I/O other than reading a clock or a secret file, and anything that knows
 //! of cameras, models, rules or brokers. `base` imports nothing of ours.
@@ -11,6 +11,7 @@ pub mod heartbeat;
 pub mod ids;
 pub mod laps;
 pub mod metrics;
+pub mod pool;
 pub mod restarts;
 pub mod secret;
 pub mod streak;

@@ -13,8 +13,9 @@ use tokio::time::Instant;
 
 use super::config::Pace;
 use super::source::{CaptureError, Source, SourceOpener, SourceUnit};
-use super::unit::StreamInfo;
-use crate::base::time::{Pts90k, SharedClock};
+use super::unit::{AccessUnit, Codec, StreamInfo};
+use crate::base::ids::CameraIx;
+use crate::base::time::{FrameStamp, MonoMicros, Pts90k, SharedClock, UtcMicros};
 
 /// One packet of a clip's video track, in decode order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,29 @@ pub struct ContainerUnit {
     pub is_key: bool,
     /// See [`super::AccessUnit::is_disposable`].
     pub is_disposable: bool,
+}
+
+impl ContainerUnit {
+    /// The `seq`-th unit as a camera would have sent it that began at time zero, in its first session: received
+    /// when it is shown.
+    pub fn as_sent(self, camera: CameraIx, codec: Codec, seq: u64) -> AccessUnit {
+        let us = u64::try_from(self.pts.0).unwrap_or(0) * 100 / 9;
+        AccessUnit {
+            camera,
+            stamp: FrameStamp {
+                seq,
+                session: 1,
+                pts: self.pts,
+                received: MonoMicros(us),
+                received_utc: UtcMicros(us as i64),
+            },
+            codec,
+            is_key: self.is_key,
+            is_disposable: self.is_disposable,
+            packets_lost: 0,
+            data: self.data,
+        }
+    }
 }
 
 /// An open clip. Blocking.

@@ -1,9 +1,9 @@
 //! What decode hands to detect: one decoded picture.
 use std::time::Duration;
 
-use super::pool::Pixels;
 use crate::base::geometry::{NormRect, SizePx};
 use crate::base::ids::CameraIx;
+use crate::base::pool::{Pool, Pooled};
 use crate::base::time::{FrameStamp, MonoMicros};
 
 /// How luma and chroma become RGB.
@@ -15,6 +15,11 @@ pub enum YuvMatrix {
     /// ITU-R BT.709: high definition.
     Bt709,
 }
+
+/// The bytes of a picture.
+pub type Pixels = Pooled<u8>;
+/// Where they come from and go to; a site has one.
+pub type FramePool = Pool<u8>;
 
 /// One decoded picture in planar YUV 4:2:0, 8 bits, without padding between rows.
 ///
@@ -35,7 +40,7 @@ pub struct Frame {
     pub pixels: Pixels,
     /// Where it moves, or did a moment ago, the largest first: for a look at the camera's own pixels.
     /// Empty where nothing is known of motion.
-    pub moving: Vec<NormRect>,
+    pub moving: Pooled<NormRect>,
     /// The camera's next picture comes no later than this after it, if the camera goes on. For a picture that was not
     /// decoded from a stream, zero.
     pub next_within: Duration,
@@ -53,7 +58,7 @@ impl Frame {
             full_range: false,
             matrix: YuvMatrix::default(),
             pixels: pixels.into(),
-            moving: Vec::new(),
+            moving: Pooled::default(),
             next_within: Duration::ZERO,
             decoded: MonoMicros::default(),
         }

@@ -528,10 +528,10 @@ mod tests {
     #[test]
     fn a_vacant_scene_of_many_bits_is_looked_at_as_soon_as_half_of_what_may_wait_does() {
         let mut stream = Stream::new();
-        stream.seconds(10, |n| 100 * noise(n));
+        stream.seconds(10, |n| 60 * noise(n));
         stream.is_vacant = true;
         let before = stream.decoded;
-        stream.seconds(60, |n| 100 * noise(n));
+        stream.seconds(60, |n| 60 * noise(n));
         assert_eq!(stream.decoded - before, 15, "each second key unit");
     }
 

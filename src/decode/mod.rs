@@ -15,7 +15,6 @@ mod late;
 mod motion;
 mod picture_health;
 mod plain;
-mod pool;
 mod sampling;
 mod scan;
 mod vacancy;
@@ -28,10 +27,9 @@ pub use ffmpeg::{
     read_picture, remux,
 };
 pub use footage::{FootageError, each_picture};
-pub use frame::{Frame, YuvMatrix};
+pub use frame::{Frame, FramePool, Pixels, YuvMatrix};
 pub use late::LONGEST_GOP;
 pub use motion::MotionDetector;
 pub use picture_health::{PictureConfig, PictureFault};
-pub use pool::{FramePool, Pixels};
 pub use sampling::{FrameSampler, Sampled};
 pub use vacancy::{VACANT_AFTER, Vacancy, VacantConfig};

@@ -30,6 +30,15 @@ pub struct MotionDetector {
     means: Vec<f32>,
     diffs: Vec<f32>,
     moved: Vec<bool>,
+    scratch: Scratch,
+}
+
+/// Lists of [`MotionDetector::clusters`], kept for their memory.
+#[derive(Clone, Debug, Default)]
+struct Scratch {
+    left: Vec<bool>,
+    reached: Vec<(usize, usize)>,
+    found: Vec<(usize, NormRect)>,
 }
 
 /// Clusters of moving cells that are handed on at most, the largest: more than kitchens have people,
@@ -52,26 +61,34 @@ impl MotionDetector {
             means: vec![0.0; n],
             diffs: vec![0.0; n],
             moved: vec![false; n],
+            scratch: Scratch::default(),
         }
     }
 
-    /// Where the last picture moved, as fractions of it, the largest first, at most
+    /// Puts into `clusters`, in the place of what was there, where the last picture moved, as fractions of it, the largest first, at most
     /// `MAX_CLUSTERS`: boxes around cells that touch or nearly do. A lone cell is noise. Empty where
     /// nothing moved, and where everything did.
-    pub fn clusters(&self) -> Vec<NormRect> {
+    pub fn clusters(&mut self, clusters: &mut Vec<NormRect>) {
+        clusters.clear();
         let count = self.moved.iter().filter(|m| **m).count();
         if count as f32 > EVERYWHERE * self.moved.len() as f32 {
-            return Vec::new();
+            return;
         }
-        let mut left = self.moved.clone();
-        let mut found = Vec::new();
+        let Scratch {
+            left,
+            reached,
+            found,
+        } = &mut self.scratch;
+        left.clone_from(&self.moved);
+        found.clear();
         for start in 0..left.len() {
             if !std::mem::take(&mut left[start]) {
                 continue;
             }
             let (x, y) = (start % GRID.0, start / GRID.0);
             let (mut cells, mut low, mut high) = (0, (x, y), (x, y));
-            let mut reached = vec![(x, y)];
+            reached.clear();
+            reached.push((x, y));
             while let Some((x, y)) = reached.pop() {
                 cells += 1;
                 low = (low.0.min(x), low.1.min(y));
@@ -98,7 +115,7 @@ impl MotionDetector {
         }
         found.sort_by_key(|(cells, _)| std::cmp::Reverse(*cells));
         found.truncate(MAX_CLUSTERS);
-        found.into_iter().map(|(_, rect)| rect).collect()
+        clusters.extend(found.iter().map(|(_, rect)| *rect));
     }
 
     /// Mean luma of each cell of the last picture, row by row; 0 where the picture is too small to give
@@ -179,6 +196,12 @@ fn median(values: &mut [f32]) -> f32 {
 mod tests {
     use super::*;
 
+    fn clusters(m: &mut MotionDetector) -> Vec<NormRect> {
+        let mut clusters = vec![NormRect::clipped(0.0, 0.0, 1.0, 1.0)];
+        m.clusters(&mut clusters);
+        clusters
+    }
+
     const SIZE: SizePx = SizePx {
         width_px: 640,
         height_px: 360,
@@ -241,21 +264,24 @@ mod tests {
     fn where_it_moves_is_known_and_not_where_all_moves() {
         let mut m = MotionDetector::new();
         feed(&mut m, &picture(60, 0, 0, 1));
-        assert!(m.clusters().is_empty(), "the first picture shows no motion");
+        assert!(
+            clusters(&mut m).is_empty(),
+            "the first picture shows no motion"
+        );
         feed(&mut m, &picture(60, 20, 300, 2));
-        let clusters = m.clusters();
-        assert_eq!(clusters.len(), 1, "{clusters:?}");
+        let found = clusters(&mut m);
+        assert_eq!(found.len(), 1, "{found:?}");
         let square = NormRect::clipped(300.0 / 640.0, 100.0 / 360.0, 320.0 / 640.0, 120.0 / 360.0);
-        assert!(clusters[0].iou(&square) > 0.5, "{clusters:?}");
+        assert!(found[0].iou(&square) > 0.5, "{found:?}");
         let mut m = MotionDetector::new();
         feed(&mut m, &picture(60, 0, 0, 3));
         feed(&mut m, &picture(60, 250, 0, 4));
-        assert_eq!(m.clusters().len(), 1);
+        assert_eq!(clusters(&mut m).len(), 1);
         let halves: Vec<u8> = (0..640 * 360)
             .map(|i| if i % 640 < 320 { 0 } else { 255 })
             .collect();
         feed(&mut m, &halves);
-        assert!(m.clusters().is_empty(), "a cut to another scene");
+        assert!(clusters(&mut m).is_empty(), "a cut to another scene");
     }
 
     #[test]

@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use super::config::{DecodeConfig, MotionConfig};
 use super::ffmpeg::{DecodeError, Decoder, Picture};
-use super::frame::Frame;
+use super::frame::{Frame, FramePool};
 use super::late::{LateDecode, Sign, Verdict};
 use super::motion::MotionDetector;
 use super::picture_health::{PictureFault, PictureHealth, PictureSample};
-use super::pool::FramePool;
 use super::scan::{LumaScan, Scan};
 use super::vacancy::Vacancy;
 use crate::base::geometry::{NormRect, SizePx};
 use crate::base::ids::CameraIx;
 use crate::base::laps::{Part, lap};
 use crate::base::metrics::{Counter, Metric, Metrics};
+use crate::base::pool::{Pool, Pooled};
 use crate::base::time::{Clock, FrameStamp, MonoMicros};
 use crate::capture::nal::sub_layers;
 use crate::capture::{AccessUnit, Codec};
@@ -126,6 +126,8 @@ pub struct FrameSampler {
     last_motion: Option<MonoMicros>,
     /// Where it moved last, and when.
     moving: (MonoMicros, Vec<NormRect>),
+    /// Where it moves in the picture that was measured last.
+    clusters: Vec<NormRect>,
     last_passed: Option<MonoMicros>,
     key_units: u64,
     /// Of an H.265 stream, by its newest key unit.
@@ -135,6 +137,7 @@ pub struct FrameSampler {
     late: Option<LateDecode>,
     vacancy: Vacancy,
     pool: FramePool,
+    rects: Pool<NormRect>,
     /// Session and number of the newest key unit whose picture was told when it was looked at: it may be
     /// decoded again with its group.
     told: Option<(u32, u64)>,
@@ -143,10 +146,10 @@ pub struct FrameSampler {
 }
 
 /// What a sampled picture showed.
+#[derive(Clone, Copy, Debug)]
 struct Measured {
     /// Share of the picture.
     changed: f32,
-    clusters: Vec<NormRect>,
     /// `None`: its luma cannot be read.
     scan: Option<Scan>,
 }
@@ -184,6 +187,7 @@ impl FrameSampler {
             motion: MotionDetector::new(),
             last_motion: None,
             moving: (MonoMicros::default(), Vec::new()),
+            clusters: Vec::new(),
             last_passed: None,
             key_units: 0,
             has_one_layer: false,
@@ -191,6 +195,7 @@ impl FrameSampler {
             late,
             vacancy: Vacancy::default(),
             pool: FramePool::default(),
+            rects: Pool::default(),
             told: None,
             backlog: VecDeque::new(),
         }
@@ -608,25 +613,25 @@ impl FrameSampler {
     }
 
     /// Where it moved last, while the gate stays open for it: what stops for a moment is still there.
-    fn moving(&self, now: MonoMicros) -> Vec<NormRect> {
+    fn moving(&self, now: MonoMicros) -> Pooled<NormRect> {
         let hold = match &self.config.motion {
             Some(gate) => gate.hold,
             None => MotionConfig::default().hold,
         };
+        let mut moving = self.rects.take();
         if now.since(self.moving.0) <= hold {
-            self.moving.1.clone()
-        } else {
-            Vec::new()
+            moving.extend_from_slice(&self.moving.1);
         }
+        moving
     }
 
     /// Compares a picture with the background, which learns from it. Without a gate too: where it moves, the
     /// detector looks more closely.
     fn measure(&mut self, picture: &Picture<'_>) -> Measured {
+        self.clusters.clear();
         if !picture.has_8_bit_luma() {
             return Measured {
                 changed: 1.0,
-                clusters: Vec::new(),
                 scan: None,
             };
         }
@@ -638,9 +643,9 @@ impl FrameSampler {
             });
         };
         let changed = self.motion.changed(picture.size, 2, rows);
+        self.motion.clusters(&mut self.clusters);
         Measured {
             changed,
-            clusters: self.motion.clusters(),
             scan: Some(self.scan.finish()),
         }
     }
@@ -658,8 +663,9 @@ impl FrameSampler {
                 has_cells: self.motion.has_all_cells(),
             });
         }
-        if !measured.clusters.is_empty() {
-            self.moving = (now, measured.clusters);
+        if !self.clusters.is_empty() {
+            self.moving.0 = now;
+            std::mem::swap(&mut self.moving.1, &mut self.clusters);
         }
         let Some(gate) = &self.config.motion else {
             return true;
@@ -730,20 +736,8 @@ mod tests {
         let mut sampler = FrameSampler::new(CameraIx(0), "wok", DecodeConfig::default(), &metrics);
         let clock = ManualClock::new(MonoMicros(0), UtcMicros(0));
         let mut feed = |seq: u64, session, unit: &crate::capture::ContainerUnit| {
-            let unit = AccessUnit {
-                camera: CameraIx(0),
-                stamp: FrameStamp {
-                    seq,
-                    session,
-                    pts: unit.pts,
-                    ..FrameStamp::default()
-                },
-                codec,
-                is_key: unit.is_key,
-                is_disposable: unit.is_disposable,
-                packets_lost: 0,
-                data: unit.data.clone(),
-            };
+            let mut unit = unit.clone().as_sent(CameraIx(0), codec, seq);
+            unit.stamp.session = session;
             sampler.feed(unit, &*clock, &mut |_| {}).unwrap();
         };
         let mut units = Vec::new();
@@ -777,21 +771,9 @@ mod tests {
             let codec = clip.info().codec;
             let mut units = Vec::new();
             while let Some(unit) = clip.next_unit().unwrap() {
-                units.push(AccessUnit {
-                    camera: CameraIx(0),
-                    stamp: FrameStamp {
-                        seq: units.len() as u64,
-                        session: 1,
-                        pts: unit.pts,
-                        received: MonoMicros(units.len() as u64 * 40_000),
-                        ..FrameStamp::default()
-                    },
-                    codec,
-                    is_key: unit.is_key,
-                    is_disposable: unit.is_disposable,
-                    packets_lost: 0,
-                    data: unit.data,
-                });
+                let mut unit = unit.as_sent(CameraIx(0), codec, units.len() as u64);
+                unit.stamp.received = MonoMicros(units.len() as u64 * 40_000);
+                units.push(unit);
             }
             let metrics = Metrics::default();
             let config = DecodeConfig::default();

@@ -2,6 +2,7 @@
 use super::heads::HeadState;
 use crate::base::geometry::NormRect;
 use crate::base::ids::{CameraIx, ClassId};
+use crate::base::pool::Pooled;
 use crate::base::time::{FrameStamp, MonoMicros};
 
 /// One box.
@@ -26,7 +27,7 @@ pub struct Detections {
     /// When it was received.
     pub stamp: FrameStamp,
     /// The boxes.
-    pub items: Vec<Detection>,
+    pub items: Pooled<Detection>,
     /// When inference ended.
     pub inferred: MonoMicros,
 }

@@ -16,6 +16,7 @@ use super::turns::{LeftOut, take_turns, turn_of};
 use crate::base::geometry::{NormRect, SizePx};
 use crate::base::ids::ClassId;
 use crate::base::laps::{Part, lap};
+use crate::base::pool::Pool;
 use crate::base::time::Clock;
 use crate::decode::Frame;
 
@@ -242,6 +243,7 @@ impl Models {
                     card: of.clone(),
                     label: (!card.classes.is_empty()).then_some(ClassId(first_class as u16)),
                     low: card.thresholds.low,
+                    asked: Default::default(),
                 }),
                 (Decoder::Heads, Some(of), _) => heads.push(HeadStage {
                     runner,
@@ -252,6 +254,7 @@ impl Models {
                         at.map(|at| ClassId((first_class + at) as u16))
                     }),
                     low: card.thresholds.low,
+                    asked: Vec::new(),
                 }),
                 _ => stages.push(Stage {
                     runner,
@@ -267,6 +270,7 @@ impl Models {
             smoking,
             classes: self.classes.clone(),
             left_out: LeftOut::default(),
+            lists: Pool::default(),
         })
     }
 }
@@ -367,6 +371,8 @@ struct HeadStage {
     /// Class ids of [`HeadLabel::ALL`], as far as the card gives them.
     labels: [Option<ClassId>; 5],
     low: f32,
+    /// Which of the frame's are looked at; kept for its memory.
+    asked: Vec<usize>,
 }
 
 impl HeadStage {
@@ -389,16 +395,16 @@ impl HeadStage {
         items: &mut Vec<Detection>,
         left_out: &mut LeftOut,
     ) -> Result<(), OnnxError> {
-        let mut heads: Vec<usize> = (0..items.len())
-            .filter(|&i| {
-                let item = &items[i];
-                self.looks_at[usize::from(item.class.0)] && item.score >= self.card.min_score
-            })
-            .collect();
+        let mut heads = std::mem::take(&mut self.asked);
+        heads.clear();
+        heads.extend((0..items.len()).filter(|&i| {
+            let item = &items[i];
+            self.looks_at[usize::from(item.class.0)] && item.score >= self.card.min_score
+        }));
         heads.sort_by(|&a, &b| items[b].score.total_cmp(&items[a].score));
         left_out.heads += heads.len().saturating_sub(MAX_HEADS) as u64;
         heads.truncate(MAX_HEADS);
-        for i in heads {
+        for &i in &heads {
             let face = items[i];
             let crop = head_of_face(&face.rect, frame.size, &self.card);
             let Some(state) = self.classify(frame, crop)? else {
@@ -420,6 +426,7 @@ impl HeadStage {
                 }
             }
         }
+        self.asked = heads;
         Ok(())
     }
 }
@@ -435,6 +442,8 @@ struct SmokingStage {
     cigarettes: Vec<bool>,
     label: Option<ClassId>,
     low: f32,
+    /// Which of the frame's heads and cigarettes are looked at; kept for their memory.
+    asked: [Vec<usize>; 2],
 }
 
 impl SmokingStage {
@@ -453,14 +462,21 @@ impl SmokingStage {
         network.run(tensor, size, read)
     }
 
-    /// Which of `items` to look at: those of `kind` from `least` on, in turns where they are many; and
-    /// how many were left out.
-    fn whom(&self, kind: &[bool], least: f32, turn: u64, items: &[Detection]) -> (Vec<usize>, u64) {
+    /// Puts into `all` which of `items` to look at: those of `kind` from `least` on, in turns where they are
+    /// many; returns how many were left out.
+    fn whom(
+        &self,
+        kind: &[bool],
+        least: f32,
+        turn: u64,
+        items: &[Detection],
+        all: &mut Vec<usize>,
+    ) -> u64 {
         let asked = |&i: &usize| kind[usize::from(items[i].class.0)] && items[i].score >= least;
-        let mut all: Vec<usize> = (0..items.len()).filter(asked).collect();
+        all.clear();
+        all.extend((0..items.len()).filter(asked));
         all.sort_by(|&a, &b| items[b].score.total_cmp(&items[a].score));
-        let left_out = take_turns(&mut all, self.card.per_frame, turn);
-        (all, left_out)
+        take_turns(all, self.card.per_frame, turn)
     }
 
     /// Says of heads whether they smoke, and mends the scores of cigarettes.
@@ -471,18 +487,19 @@ impl SmokingStage {
         left_out: &mut LeftOut,
     ) -> Result<(), OnnxError> {
         let turn = turn_of(&frame.stamp);
-        let (heads, other_heads) = self.whom(&self.faces, self.card.min_score, turn, items);
+        let [mut heads, mut cigarettes] = std::mem::take(&mut self.asked);
+        let least = self.card.min_score;
+        left_out.smoking += self.whom(&self.faces, least, turn, items, &mut heads);
         let least = self.card.cigarettes_min_score;
-        let (cigarettes, others) = self.whom(&self.cigarettes, least, turn, items);
-        left_out.smoking += other_heads + others;
-        for i in cigarettes {
+        left_out.smoking += self.whom(&self.cigarettes, least, turn, items, &mut cigarettes);
+        for &i in &cigarettes {
             let square = square_of_cigarette(&items[i].rect, frame.size, &self.card);
             if let Some(p) = self.probability(frame, square)? {
                 // The second look, at the camera's own pixels, counts double.
                 items[i].score = (items[i].score * p * p).cbrt();
             }
         }
-        for i in heads {
+        for &i in &heads {
             let face = items[i];
             let square = square_of_face(&face.rect, frame.size, &self.card);
             let Some(p) = self.probability(frame, square)? else {
@@ -502,6 +519,7 @@ impl SmokingStage {
                 });
             }
         }
+        self.asked = [heads, cigarettes];
         Ok(())
     }
 }
@@ -524,6 +542,7 @@ pub struct Detector {
     smoking: Vec<SmokingStage>,
     classes: Arc<[ClassInfo]>,
     left_out: LeftOut,
+    lists: Pool<Detection>,
 }
 
 impl Detector {
@@ -532,7 +551,7 @@ impl Detector {
     /// # Errors
     /// [`OnnxError::Inference`]; the frame then counts as not watched.
     pub fn detect(&mut self, frame: &Frame, clock: &dyn Clock) -> Result<Detections, OnnxError> {
-        let mut items = Vec::new();
+        let mut items = self.lists.take();
         for stage in &mut self.stages {
             stage.detect(frame, &self.classes, &mut items, &mut self.left_out)?;
         }

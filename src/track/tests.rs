@@ -44,7 +44,7 @@ fn picture(ms: u64, items: Vec<Detection>) -> Detections {
             received_utc: UtcMicros(1_795_000_000_000_000 + ms as i64 * 1000),
             ..FrameStamp::default()
         },
-        items,
+        items: items.into(),
         inferred: MonoMicros(ms * 1000 + 20_000),
     }
 }

@@ -8,7 +8,7 @@ use mingchu::base::digest::sha256_hex;
 use mingchu::base::geometry::NormRect;
 use mingchu::base::ids::CameraIx;
 use mingchu::base::metrics::Metrics;
-use mingchu::base::time::{FrameStamp, MonoMicros, SystemClock};
+use mingchu::base::time::{MonoMicros, SystemClock};
 use mingchu::capture::{AccessUnit, GopRing, OpenContainer as _, RingLimits};
 use mingchu::decode::{Clips, Decoder, Frame, each_picture, remux};
 use mingchu::detect::{Models, Runtime};
@@ -25,21 +25,10 @@ fn units(clip: &Path) -> Vec<AccessUnit> {
     let codec = container.info().codec;
     let mut units = Vec::new();
     while let Some(unit) = container.next_unit().unwrap() {
-        units.push(AccessUnit {
-            camera: CameraIx(0),
-            stamp: FrameStamp {
-                seq: units.len() as u64,
-                session: 1,
-                pts: unit.pts,
-                received: MonoMicros(unit.dts.0.max(0) as u64 * 100 / 9),
-                ..FrameStamp::default()
-            },
-            codec,
-            is_key: unit.is_key,
-            is_disposable: unit.is_disposable,
-            packets_lost: 0,
-            data: unit.data,
-        });
+        let received = MonoMicros(unit.dts.0.max(0) as u64 * 100 / 9);
+        let mut unit = unit.as_sent(CameraIx(0), codec, units.len() as u64);
+        unit.stamp.received = received;
+        units.push(unit);
     }
     units
 }

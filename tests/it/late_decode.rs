@@ -8,8 +8,8 @@ use std::time::Instant;
 use mingchu::base::geometry::NormRect;
 use mingchu::base::ids::CameraIx;
 use mingchu::base::metrics::{Metric, Metrics};
-use mingchu::base::time::{FrameStamp, ManualClock, MonoMicros, UtcMicros};
-use mingchu::capture::{AccessUnit, OpenContainer as _};
+use mingchu::base::time::{ManualClock, MonoMicros, UtcMicros};
+use mingchu::capture::OpenContainer as _;
 use mingchu::decode::{Clips, DecodeConfig, FrameSampler, Sampled, Vacancy};
 
 use crate::support::{
@@ -53,7 +53,7 @@ fn watch(clip: &Path, late: bool) -> Watched {
         Sampled::LeftOut { units } => pictures += units,
         Sampled::Frame(frame) => {
             vacancy.saw(&frame.stamp, false);
-            seen.push((frame.stamp.received.0, frame.moving));
+            seen.push((frame.stamp.received.0, frame.moving.to_vec()));
         }
     };
     let mut container = Clips.open(clip).unwrap();
@@ -62,22 +62,7 @@ fn watch(clip: &Path, late: bool) -> Watched {
         let Some(unit) = container.next_unit().unwrap() else {
             break;
         };
-        let us = u64::try_from(unit.pts.0).unwrap_or(0) * 100 / 9;
-        let unit = AccessUnit {
-            camera: CameraIx(0),
-            stamp: FrameStamp {
-                seq,
-                session: 1,
-                pts: unit.pts,
-                received: MonoMicros(us),
-                ..FrameStamp::default()
-            },
-            codec,
-            is_key: unit.is_key,
-            is_disposable: unit.is_disposable,
-            packets_lost: 0,
-            data: unit.data,
-        };
+        let unit = unit.as_sent(CameraIx(0), codec, seq);
         sampler.set_vacancy(vacancy);
         let mut take = |sampled: Sampled| take(sampled, &mut vacancy);
         sampler.feed(unit, &*clock, &mut take).unwrap();

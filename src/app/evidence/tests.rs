@@ -134,7 +134,8 @@ fn analysed(class: u16) -> Analysed {
                 score: 0.2,
                 rect: NormRect::clipped(0.3, 0.3, 0.6, 0.6),
                 head: None,
-            }],
+            }]
+            .into(),
             inferred: MonoMicros(0),
         },
         frame: Frame {

@@ -132,7 +132,7 @@ impl Scene {
             let tracks = tracker.update(&Detections {
                 camera,
                 stamp,
-                items: picture.items.clone(),
+                items: picture.items.clone().into(),
                 inferred: stamp.received,
             });
             let changes = engine.on_tracks(&tracks);

@@ -145,19 +145,10 @@ impl Recorder<'_> {
             let before_us = self.recording.length_us;
             // Presentation time is the clip's clock: the moment at which a live camera would have
             // shown the picture.
-            let unit = unit.map(|unit| {
-                let us = u64::try_from(unit.pts.0).unwrap_or(0) * 100 / 9;
-                self.recording.length_us = before_us.max(us);
-                AccessUnit {
-                    camera: self.recording.camera,
-                    stamp: Picture::stamp(seq, unit.pts, us),
-                    codec,
-                    is_key: unit.is_key,
-                    is_disposable: unit.is_disposable,
-                    packets_lost: 0,
-                    data: unit.data,
-                }
-            });
+            let camera = self.recording.camera;
+            let unit = unit.map(|unit| unit.as_sent(camera, codec, seq));
+            let at_us = unit.as_ref().map_or(0, |unit| unit.stamp.received.0);
+            self.recording.length_us = before_us.max(at_us);
             let is_last = unit.is_none();
             let pictures = self.feed(unit)?;
             progress.advance(self.recording.length_us - before_us, pictures);
@@ -192,7 +183,7 @@ impl Recorder<'_> {
                     recording.pictures_seen.push(Picture {
                         at_us: seen.stamp.received.0,
                         stamp: seen.stamp,
-                        items: seen.items,
+                        items: seen.items.into_vec(),
                     });
                 }
                 Err(e) => failed = Some(e),

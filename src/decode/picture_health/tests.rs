@@ -4,8 +4,8 @@ use super::*;
 use crate::base::geometry::SizePx;
 use crate::base::ids::CameraIx;
 use crate::base::metrics::Metrics;
-use crate::base::time::{FrameStamp, ManualClock, UtcMicros};
-use crate::capture::{AccessUnit, OpenContainer as _};
+use crate::base::time::{ManualClock, UtcMicros};
+use crate::capture::OpenContainer as _;
 use crate::decode::motion::MotionDetector;
 use crate::decode::scan::LumaScan;
 use crate::decode::{Clips, DecodeConfig, Decoder, FrameSampler};
@@ -229,21 +229,7 @@ fn faults_of(path: &Path, motion_gate: bool) -> Vec<PictureFault> {
     let (mut seq, mut found) = (0, Vec::new());
     while let Some(unit) = clip.next_unit().unwrap() {
         seq += 1;
-        let unit = AccessUnit {
-            camera: CameraIx(0),
-            stamp: FrameStamp {
-                seq,
-                session: 1,
-                pts: unit.pts,
-                received: MonoMicros(unit.pts.0.max(0) as u64 * 100 / 9),
-                received_utc: UtcMicros(0),
-            },
-            codec,
-            is_key: unit.is_key,
-            is_disposable: unit.is_disposable,
-            packets_lost: 0,
-            data: unit.data,
-        };
+        let unit = unit.as_sent(CameraIx(0), codec, seq);
         sampler.feed(unit, &*clock, &mut |_| {}).unwrap();
         found.extend(sampler.picture_fault());
     }

@@ -55,7 +55,7 @@ fn detections(picture: &Value) -> Detections {
     Detections {
         camera: CAMERA,
         stamp,
-        items: objects.map(item).collect(),
+        items: objects.map(item).collect::<Vec<_>>().into(),
         inferred: stamp.received,
     }
 }
