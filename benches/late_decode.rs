@@ -1,6 +1,6 @@
 //! A camera of a still scene, decoded in full and late, in turns, in CPU time of one thread: `FrameSampler` as the
 //! daemon runs it (decoder, motion gate, copies of what is handed on), without capture and detection. Late: with
-//! somebody in the scene, who keeps still, each key picture is decoded; of a vacant one, one in ten seconds.
+//! somebody in the scene, who keeps still, each key picture is decoded; of a quiet one, one in ten seconds.
 //!
 //! The clips are made from one picture of a real clip with sensor noise in it, 1080p and 720p at 25 pictures a
 //! second, a key picture every two seconds, as cameras send: by quality, and at a strictly constant bit rate.
@@ -21,14 +21,14 @@ use mingchu::base::ids::CameraIx;
 use mingchu::base::metrics::{Metric, Metrics};
 use mingchu::base::time::{FrameStamp, ManualClock, MonoMicros, UtcMicros};
 use mingchu::capture::{AccessUnit, OpenContainer as _};
-use mingchu::decode::{Clips, DecodeConfig, FrameSampler, Sampled, Vacancy};
+use mingchu::decode::{Clips, DecodeConfig, FrameSampler, Quiet, Sampled};
 
 use common::{clips, median, report, timed};
 
 /// Pairs for the ratio.
 const PAIRS: usize = 5;
 const SECONDS: u64 = 60;
-/// When the first picture comes: a scene is vacant after half a minute.
+/// When the first picture comes: a scene is quiet after half a minute.
 const BEGINS_US: u64 = 40_000_000;
 
 /// A still clip from the first picture of `clip`; `None`: ffmpeg is not there.
@@ -76,7 +76,7 @@ enum How {
     /// Somebody is seen.
     Keys,
     /// Nobody is.
-    Vacant,
+    Quiet,
 }
 
 /// CPU time and pictures, for each [`How`].
@@ -88,8 +88,8 @@ fn watch(units: &[AccessUnit], how: How) -> (Duration, u64) {
         late: how != How::Full,
         ..DecodeConfig::default()
     };
-    let mut vacancy = Vacancy::default();
-    vacancy.saw(&stamp(0), false);
+    let mut quiet = Quiet::default();
+    quiet.saw(&stamp(0), false);
     let metrics = Metrics::default();
     let mut sampler = FrameSampler::new(CameraIx(0), "still", config, &metrics);
     let clock = ManualClock::new(MonoMicros(0), UtcMicros(0));
@@ -97,13 +97,13 @@ fn watch(units: &[AccessUnit], how: How) -> (Duration, u64) {
     let mut feed = |unit: &AccessUnit| {
         let mut take = |sampled| {
             if let Sampled::Frame(frame) = sampled {
-                vacancy.saw(&frame.stamp, how == How::Keys);
+                quiet.saw(&frame.stamp, how == How::Keys);
             }
         };
         sampler
             .feed(unit.clone(), &*clock, &mut take)
             .expect("a unit that decodes");
-        sampler.set_vacancy(vacancy);
+        sampler.set_quiet(quiet);
     };
     first.iter().for_each(&mut feed);
     let before = metrics.total(Metric::DecodeFrames);
@@ -144,14 +144,14 @@ fn late_decode(c: &mut Criterion) {
         let units = units(&clip);
         let mut group = c.benchmark_group(format!("late_decode/{name}"));
         group.sample_size(10);
-        for how in [How::Full, How::Keys, How::Vacant] {
+        for how in [How::Full, How::Keys, How::Quiet] {
             group.bench_function(format!("{how:?}"), |b| {
                 b.iter_custom(|n| (0..n).map(|_| watch(&units, how).0).sum());
             });
         }
         group.finish();
         let rounds: Vec<_> = (0..PAIRS)
-            .map(|_| [How::Full, How::Keys, How::Vacant].map(|how| watch(&units, how)))
+            .map(|_| [How::Full, How::Keys, How::Quiet].map(|how| watch(&units, how)))
             .collect();
         let seconds = (SECONDS * 5 / 6) as f64;
         let each = |of: &dyn Fn(&Round) -> f64| median(rounds.iter().map(of).collect());
@@ -173,7 +173,7 @@ fn late_decode(c: &mut Criterion) {
     std::fs::remove_dir_all(&dir).expect("the scratch folder");
     let head = format!(
         "{:<16} {:>8} {:>8} {:>8} | {:>8} {:>8} | {:>8} {:>8} {:>8}",
-        "clip", "full", "keys", "vacant", "keys", "vacant", "full", "keys", "vacant"
+        "clip", "full", "keys", "quiet", "keys", "quiet", "full", "keys", "quiet"
     );
     let title = "Late decode: CPU ms for a second of a still camera, one thread; how many times fewer than in full; pictures decoded a second";
     report(title, &head, &table);

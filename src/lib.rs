@@ -17,7 +17,7 @@
 //! | RTP packets, per camera | the network, a reorder buffer and 8 pictures in `capture/rtsp.rs` | by UDP or a camera's own | pictures up to the next key unit are dropped | `capture_packets_lost_total{camera}` |
 //! | what a session holds between two pictures | `capture/rtsp.rs` | 32 MB | the session is cut off | `capture_failures_total{camera,reason}` |
 //! | q1 access units, per camera | [`capture::unit_queue`] | 32 units and 1 s | drops up to the next key unit; the socket is always drained | `capture_units_dropped_total{camera,reason}` |
-//! | what a still scene sent since it was looked at, per camera | `decode::late` | 8 MB and 2.5 s, or `vacant_look_ms` while nothing is seen; shares its bytes with the ring | it is decoded; else it is let go when the next key unit shows that nothing moved | `decode_units_left_out_total{camera}`, `decode_wakes_total{camera,reason}` |
+//! | what a still scene sent since it was looked at, per camera | `decode::late` | 8 MB and 2.5 s, or `quiet_look_ms` while nothing counts; shares its bytes with the ring | it is decoded; else it is let go when the next key unit shows that nothing moved | `decode_units_left_out_total{camera}`, `decode_wakes_total{camera,reason}` |
 //! | q2 frames | [`decode::FrameBoard`] | 1 waiting and 1 in flight per camera | the newest replaces the waiting one; cameras take turns | `frames_replaced_total{camera}` |
 //! | looks within a frame | `detect::Detector` | regions and squares by the models' cards, 24 heads | others come with the next frames, by turns; of heads the likeliest go first | `detect_looks_left_out_total{camera,kind}` |
 //! | q3 analysed pictures | a bounded channel, made in `app::site` | 2 per worker | the worker waits, so q2 overflows instead | `detections_queued` |

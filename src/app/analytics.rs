@@ -454,8 +454,9 @@ impl Analytics {
         self.oversight.analysed(camera, analysed.frame.next_within);
         self.desk.answer_snapshots(analysed);
         let set = self.trackers[camera.index()].update(&analysed.detections);
-        self.board.saw(camera, &set.stamp, !set.tracks.is_empty());
         let changes = self.engine.on_tracks(&set);
+        let is_quiet = self.engine.is_quiet(camera);
+        self.board.saw(camera, &set.stamp, !is_quiet);
         let any_new = changes.iter().any(|c| c.phase == Phase::Opened);
         for change in changes {
             let mut data = self.facts.data(&change);

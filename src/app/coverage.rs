@@ -6,7 +6,7 @@
 //! If its pictures show something and one of them was analysed within [`WATCHED_FOR`], or within two
 //! of its own intervals if those are longer. Pictures that the motion gate leaves out need no account
 //! of their own: of a still scene one is analysed at least every `motion_refresh_ms`. While only key units are
-//! decoded, and in a vacant scene not all of those, a picture says itself when the next one comes: it holds for
+//! decoded, and in a quiet scene not all of those, a picture says itself when the next one comes: it holds for
 //! [`WATCHED_FOR`] more than that. The sizes of all units are compared meanwhile, so that what moves is seen.
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -463,6 +463,30 @@ mod tests {
             assert_eq!(ms("overloaded"), 30_000, "{camera:?}");
             assert_eq!(ms("off_schedule"), 10_000, "{camera:?}");
             assert_eq!(ms("offline"), 10_000, "{camera:?}");
+        });
+    }
+
+    #[test]
+    fn a_picture_that_says_when_the_next_one_comes_holds_until_then_and_no_other_does() {
+        let bench = Bench::new();
+        bench.run(|coverage, store| {
+            // A quiet scene, looked at every ten seconds.
+            for second in 0..60 {
+                if second % 10 == 0 {
+                    let next_within = Duration::from_secs(10);
+                    coverage.analysed(CameraIx(0), bench.clock.mono(), next_within);
+                }
+                bench.step(coverage, store, ONLINE);
+            }
+            assert_eq!(of_camera(coverage).watched_ms, 60_000);
+            // Something moves, and then none is analysed any more.
+            coverage.analysed(CameraIx(0), bench.clock.mono(), Duration::from_secs(1));
+            for _ in 0..20 {
+                bench.step(coverage, store, ONLINE);
+            }
+            let camera = of_camera(coverage);
+            assert_eq!(camera.watched_ms, 60_000 + 6_000, "{camera:?}");
+            assert_eq!(camera.blind_ms.get("overloaded"), Some(&14_000));
         });
     }
 

@@ -1,5 +1,5 @@
-//! q2: pictures from the cameras' decode threads to the detect workers; the newest wins. What was seen in them comes
-//! back to the decode threads, for late decode.
+//! q2: pictures from the cameras' decode threads to the detect workers; the newest wins. Whether rules
+//! count anything in them comes back to the decode threads, for late decode.
 //!
 //! Invariants:
 //! * at most one waiting picture per camera; a newer one replaces it, and that is counted;
@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::vacancy::Vacancy;
+use super::quiet::Quiet;
 use crate::base::ids::CameraIx;
 use crate::base::metrics::Counter;
 use crate::base::time::FrameStamp;
@@ -21,7 +21,7 @@ struct Slot<T> {
     waiting: Option<T>,
     claimed: bool,
     replaced: Counter,
-    vacancy: Vacancy,
+    quiet: Quiet,
 }
 
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl<T> Slot<T> {
             waiting: None,
             claimed: false,
             replaced,
-            vacancy: Vacancy::default(),
+            quiet: Quiet::default(),
         }
     }
 }
@@ -137,16 +137,14 @@ impl<T> FrameBoard<T> {
         Posted::Queued
     }
 
-    /// A camera's picture was analysed; `anything`: something was seen in it that a rule may count.
+    /// A camera's picture was analysed; `anything`: a rule counts something in it, or may soon.
     pub fn saw(&self, camera: CameraIx, stamp: &FrameStamp, anything: bool) {
-        self.lock().slots[camera.index()]
-            .vacancy
-            .saw(stamp, anything);
+        self.lock().slots[camera.index()].quiet.saw(stamp, anything);
     }
 
-    /// What was seen of a camera.
-    pub fn vacancy(&self, camera: CameraIx) -> Vacancy {
-        self.lock().slots[camera.index()].vacancy
+    /// What rules counted on a camera.
+    pub fn quiet(&self, camera: CameraIx) -> Quiet {
+        self.lock().slots[camera.index()].quiet
     }
 
     /// Waits until no picture of the camera waits for a worker, or `limit` passes; whether none does. A closed

@@ -33,7 +33,7 @@ use crate::capture::{NoUnit, UnitReceiver};
 pub const STALL: Duration = Duration::from_secs(10);
 /// How long a picture of a group that is decoded late waits at once for the one before it to be analysed.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// How late such a picture may be and still wait, more than what is kept of a vacant scene: two groups of the
+/// How late such a picture may be and still wait, more than what is kept of a quiet scene: two groups of the
 /// longest that are decoded late.
 const MOST_BEHIND: Duration = Duration::from_secs(5);
 /// Longest wait for a unit before the thread beats again.
@@ -237,7 +237,7 @@ impl DecodeThread {
         }
         work.awaiting_key = false;
         if unit.is_key {
-            work.sampler.set_vacancy(self.board.vacancy(self.camera));
+            work.sampler.set_quiet(self.board.quiet(self.camera));
         }
         let fps = work.seen.rate.add(unit.stamp.received);
         self.timed(counters, work, |sampler, clock, take| {
@@ -260,7 +260,7 @@ impl DecodeThread {
             let now = self.clock.mono();
             let since = work.sampler.backlog_since();
             let is_near =
-                since.is_some_and(|t| now.since(t) < self.config.vacant.look_every + MOST_BEHIND);
+                since.is_some_and(|t| now.since(t) < self.config.quiet.look_every + MOST_BEHIND);
             if is_near && !self.board.wait_taken(self.camera, PATIENCE) {
                 return Ok(());
             }

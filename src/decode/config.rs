@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use super::picture_health::PictureConfig;
-use super::vacancy::VacantConfig;
+use super::quiet::QuietConfig;
 
 /// One camera's decoding, sampling and motion gate.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,8 +13,8 @@ pub struct DecodeConfig {
     pub motion: Option<MotionConfig>,
     /// Of a still scene only key units are decoded, see `late.rs`; needs the motion gate.
     pub late: bool,
-    /// How a scene in which nothing was seen is then looked at.
-    pub vacant: VacantConfig,
+    /// How a scene in which no rule counts anything is then looked at.
+    pub quiet: QuietConfig,
     /// See [`Decoder::with`](super::ffmpeg::Decoder::with).
     pub loop_filter: bool,
     /// How long what is wrong with its pictures must last.
@@ -49,7 +49,7 @@ impl Default for DecodeConfig {
             analyse_fps: 4.0,
             motion: Some(MotionConfig::default()),
             late: true,
-            vacant: VacantConfig::default(),
+            quiet: QuietConfig::default(),
             loop_filter: true,
             picture: PictureConfig::default(),
         }

@@ -1,6 +1,6 @@
 //! Late decode: of a still scene only key units are decoded; the units in between are kept until the next
-//! key unit shows that nothing moved, and decoded after all if something did. Of a scene in which nothing was
-//! seen either ([`super::vacancy`]) not even every key unit.
+//! key unit shows that nothing moved, and decoded after all if something did. Of a quiet scene ([`super::quiet`]),
+//! in which no rule counts anything either, not even every key unit.
 //!
 //! It knows no decoder and no clock: it is told of each unit, and whether pictures moved, and says what to do
 //! with the unit. Time is the stamps', so that a clip gives the same answer twice.
@@ -27,8 +27,8 @@
 //! 3. **Key units must come at least every [`LONGEST_GOP`]**: rules count a stretch as unbroken only while it is
 //!    seen so often (`rules::history::MAX_STREAK_GAP`). Other cameras are decoded in full.
 //! 4. **A key unit costs as much as all others of its group together**, so that one in two seconds is what an idle
-//!    camera costs. Nothing that rules count is there in a vacant scene; one look in
-//!    [`VacantConfig::look_every`](super::VacantConfig) serves, as the sizes of all units go on being compared.
+//!    camera costs. In a quiet scene a finding can only come of what moves; one look in
+//!    [`QuietConfig::look_every`](super::QuietConfig) serves, as the sizes of all units go on being compared.
 //! 5. **What waits is bounded** by [`MOST_HELD_BYTES`], and a key unit is looked at as soon as half of that waits; the
 //!    bytes are shared with the ring of pictures for clips.
 //!
@@ -157,10 +157,10 @@ pub(super) struct LateDecode {
     newest_key: Option<MonoMicros>,
     /// The newest key unit that was looked at.
     looked_at: Option<MonoMicros>,
-    /// Of a vacant scene, how often one is.
+    /// Of a quiet scene, how often one is.
     look_every: Duration,
-    /// Whether the scene was vacant with the newest key unit.
-    is_vacant: bool,
+    /// Whether the scene was quiet with the newest key unit.
+    is_quiet: bool,
     /// Between the newest two.
     gop: Option<Duration>,
     woken: Option<MonoMicros>,
@@ -172,7 +172,7 @@ pub(super) struct LateDecode {
 }
 
 impl LateDecode {
-    /// Of a vacant scene a key unit is looked at every `look_every`.
+    /// Of a quiet scene a key unit is looked at every `look_every`.
     pub(super) fn new(look_every: Duration) -> Self {
         Self {
             sizes: Sizes::default(),
@@ -183,7 +183,7 @@ impl LateDecode {
             newest_key: None,
             looked_at: None,
             look_every,
-            is_vacant: false,
+            is_quiet: false,
             gop: None,
             woken: None,
             audited: None,
@@ -211,7 +211,7 @@ impl LateDecode {
     /// While only key units are decoded: how long it is from one that is looked at to the next.
     pub(super) fn next_look(&self) -> Option<Duration> {
         let gop = self.gop.filter(|_| self.is_idle())?;
-        Some(if self.is_vacant {
+        Some(if self.is_quiet {
             gop.max(self.look_every)
         } else {
             gop
@@ -219,8 +219,8 @@ impl LateDecode {
     }
 
     /// What is to be done with `unit`. `is_still`: all before it is decoded, and nothing has moved for as long
-    /// as the motion gate stays open. `is_vacant`: nor was anything seen.
-    pub(super) fn take(&mut self, unit: &AccessUnit, is_still: bool, is_vacant: bool) -> Verdict {
+    /// as the motion gate stays open. `is_quiet`: nor did anything count.
+    pub(super) fn take(&mut self, unit: &AccessUnit, is_still: bool, is_quiet: bool) -> Verdict {
         let now = unit.stamp.received;
         if self.session != Some(unit.stamp.session) {
             self.session = Some(unit.stamp.session);
@@ -234,7 +234,7 @@ impl LateDecode {
             if let Some(before) = self.newest_key.replace(now) {
                 self.gop = Some(now.since(before));
             }
-            self.is_vacant = is_vacant;
+            self.is_quiet = is_quiet;
             return self.take_key(now, is_still);
         }
         let sum = self.sizes.take(unit.data.len());
@@ -288,7 +288,7 @@ impl LateDecode {
     fn can_wait(&self, now: MonoMicros) -> bool {
         let next = self.gop.zip(self.looked_at);
         let in_time = next.is_some_and(|(gop, t)| now.since(t) + gop <= self.look_every);
-        self.is_vacant && in_time && self.held_bytes <= MOST_HELD_BYTES / 2
+        self.is_quiet && in_time && self.held_bytes <= MOST_HELD_BYTES / 2
     }
 
     /// A key unit shows the picture of before.
@@ -394,7 +394,7 @@ mod tests {
     /// 25 units a second, a key unit every two seconds, of the sizes that are asked for.
     struct Stream {
         late: LateDecode,
-        is_vacant: bool,
+        is_quiet: bool,
         seq: u64,
         verdicts: Vec<Verdict>,
         decoded: u64,
@@ -404,7 +404,7 @@ mod tests {
         fn new() -> Self {
             Self {
                 late: LateDecode::new(LOOK_EVERY),
-                is_vacant: false,
+                is_quiet: false,
                 seq: 0,
                 verdicts: Vec::new(),
                 decoded: 0,
@@ -434,7 +434,7 @@ mod tests {
         fn feed(&mut self, bytes: usize, is_key: bool, key_moves: bool) -> Verdict {
             let unit = self.unit(bytes, is_key, 1);
             let now = unit.stamp.received;
-            let verdict = self.late.take(&unit, true, self.is_vacant);
+            let verdict = self.late.take(&unit, true, self.is_quiet);
             let mut woken = None;
             match verdict {
                 Verdict::Decode => self.decoded += 1,
@@ -490,25 +490,25 @@ mod tests {
     }
 
     #[test]
-    fn a_vacant_scene_costs_one_key_unit_in_ten_seconds() {
+    fn a_quiet_scene_costs_one_key_unit_in_ten_seconds() {
         let mut stream = Stream::new();
         stream.seconds(10, noise);
-        stream.is_vacant = true;
+        stream.is_quiet = true;
         let before = stream.decoded;
         stream.seconds(60, noise);
         assert_eq!(stream.decoded - before, 6);
         assert_eq!(stream.late.next_look(), Some(LOOK_EVERY));
-        stream.is_vacant = false;
+        stream.is_quiet = false;
         let before = stream.decoded;
         stream.seconds(20, noise);
-        assert_eq!(stream.decoded - before, 10, "something was seen");
+        assert_eq!(stream.decoded - before, 10, "something counts");
     }
 
     #[test]
-    fn what_a_vacant_scene_sent_since_it_was_looked_at_waits_for_the_next_look() {
+    fn what_a_quiet_scene_sent_since_it_was_looked_at_waits_for_the_next_look() {
         let mut stream = Stream::new();
         stream.seconds(10, noise);
-        stream.is_vacant = true;
+        stream.is_quiet = true;
         stream.seconds(7, noise);
         let (held, before) = (stream.late.held.len() as u64, stream.decoded);
         assert!(held > 150, "{held}");
@@ -526,10 +526,10 @@ mod tests {
     }
 
     #[test]
-    fn a_vacant_scene_of_many_bits_is_looked_at_as_soon_as_half_of_what_may_wait_does() {
+    fn a_quiet_scene_of_many_bits_is_looked_at_as_soon_as_half_of_what_may_wait_does() {
         let mut stream = Stream::new();
         stream.seconds(10, |n| 60 * noise(n));
-        stream.is_vacant = true;
+        stream.is_quiet = true;
         let before = stream.decoded;
         stream.seconds(60, |n| 60 * noise(n));
         assert_eq!(stream.decoded - before, 15, "each second key unit");
@@ -643,20 +643,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_kept_is_within_the_limit_and_one_group_if_not_vacant_and_every_unit_is_accounted_for(
+        fn what_is_kept_is_within_the_limit_and_one_group_if_not_quiet_and_every_unit_is_accounted_for(
             sizes in proptest::collection::vec((0usize..900_000, 0u8..8, proptest::bool::ANY), 1..400),
-            is_vacant in proptest::bool::ANY,
+            is_quiet in proptest::bool::ANY,
         ) {
             let mut stream = Stream::new();
             stream.seconds(10, noise);
-            stream.is_vacant = is_vacant;
+            stream.is_quiet = is_quiet;
             for (bytes, kind, moves) in sizes {
                 let (before, held) = (stream.decoded, stream.late.held.len() as u64);
                 stream.feed(if kind == 1 { bytes } else { bytes % 1500 }, kind == 0, moves);
                 let late = &stream.late;
                 prop_assert!(late.held_bytes <= MOST_HELD_BYTES);
                 prop_assert_eq!(late.held_bytes, late.held.iter().map(|u| u.data.len()).sum::<usize>());
-                prop_assert!(is_vacant || late.held.iter().skip(1).all(|u| !u.is_key));
+                prop_assert!(is_quiet || late.held.iter().skip(1).all(|u| !u.is_key));
                 prop_assert!(late.held.first().is_none_or(|u| u.is_key));
                 prop_assert!(late.is_idle() || late.held.is_empty());
                 // Decoded, kept, or let go with its group.

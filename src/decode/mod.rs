@@ -15,9 +15,9 @@ mod late;
 mod motion;
 mod picture_health;
 mod plain;
+mod quiet;
 mod sampling;
 mod scan;
-mod vacancy;
 
 pub use board::{Claim, FrameBoard, Held, NoFrame, Posted};
 pub use camera::{DecodeHealth, DecodeThread, STALL};
@@ -31,5 +31,5 @@ pub use frame::{Frame, FramePool, Pixels, YuvMatrix};
 pub use late::LONGEST_GOP;
 pub use motion::MotionDetector;
 pub use picture_health::{PictureConfig, PictureFault};
+pub use quiet::{QUIET_AFTER, Quiet, QuietConfig};
 pub use sampling::{FrameSampler, Sampled};
-pub use vacancy::{VACANT_AFTER, Vacancy, VacantConfig};

@@ -11,8 +11,8 @@ use super::frame::{Frame, FramePool};
 use super::late::{LateDecode, Sign, Verdict};
 use super::motion::MotionDetector;
 use super::picture_health::{PictureFault, PictureHealth, PictureSample};
+use super::quiet::Quiet;
 use super::scan::{LumaScan, Scan};
-use super::vacancy::Vacancy;
 use crate::base::geometry::{NormRect, SizePx};
 use crate::base::ids::CameraIx;
 use crate::base::laps::{Part, lap};
@@ -135,7 +135,7 @@ pub struct FrameSampler {
     scan: LumaScan,
     health: PictureHealth,
     late: Option<LateDecode>,
-    vacancy: Vacancy,
+    quiet: Quiet,
     pool: FramePool,
     rects: Pool<NormRect>,
     /// Session and number of the newest key unit whose picture was told when it was looked at: it may be
@@ -159,7 +159,7 @@ impl FrameSampler {
     pub fn new(camera: CameraIx, id: &str, config: DecodeConfig, metrics: &Metrics) -> Self {
         let counter = |metric| metrics.counter(metric, &[("camera", id)]);
         let late = (config.late && config.motion.is_some())
-            .then(|| LateDecode::new(config.vacant.look_every));
+            .then(|| LateDecode::new(config.quiet.look_every));
         Self {
             camera,
             id: id.into(),
@@ -193,7 +193,7 @@ impl FrameSampler {
             has_one_layer: false,
             scan: LumaScan::new(),
             late,
-            vacancy: Vacancy::default(),
+            quiet: Quiet::default(),
             pool: FramePool::default(),
             rects: Pool::default(),
             told: None,
@@ -212,9 +212,9 @@ impl FrameSampler {
         Self { pool, ..self }
     }
 
-    /// Tells what was seen in the pictures that were handed on.
-    pub fn set_vacancy(&mut self, vacancy: Vacancy) {
-        self.vacancy = vacancy;
+    /// Tells what rules counted in the pictures that were handed on.
+    pub fn set_quiet(&mut self, quiet: Quiet) {
+        self.quiet = quiet;
     }
 
     /// Forgets the decoder and what waits for it: the next unit must be a key unit.
@@ -270,12 +270,12 @@ impl FrameSampler {
     ) -> Result<(), DecodeError> {
         let now = unit.stamp.received;
         let is_still = self.is_still(now);
-        let is_vacant = self.vacancy.holds(&unit.stamp, self.config.vacant);
+        let is_quiet = self.quiet.holds(&unit.stamp, self.config.quiet);
         let Some(late) = &mut self.late else {
             self.backlog.push_back(unit);
             return Ok(());
         };
-        match late.take(&unit, is_still, is_vacant) {
+        match late.take(&unit, is_still, is_quiet) {
             Verdict::Decode => self.backlog.push_back(unit),
             Verdict::Hold => late.hold(unit),
             Verdict::Wake(sign) => {
@@ -438,7 +438,7 @@ impl FrameSampler {
         Ok(())
     }
 
-    /// A vacant scene begins to move. If the key unit of the newest group shows none of it yet, the groups before
+    /// A quiet scene begins to move. If the key unit of the newest group shows none of it yet, the groups before
     /// need not be decoded.
     fn narrow(
         &mut self,

@@ -265,6 +265,16 @@ impl RuleEngine {
         })
     }
 
+    /// Whether no rule counts anything on the camera: nothing is open, and nothing in the newest picture would pass
+    /// if it had been seen for longer. Then a finding can only come of what moves.
+    pub fn is_quiet(&self, camera: CameraIx) -> bool {
+        let incidents = self.cameras.get(&camera).map(|watch| &watch.incidents);
+        incidents.into_iter().flatten().all(|(ix, incident)| {
+            let rule = &self.rules[usize::from(ix.0)];
+            incident.is_quiet(rule)
+        })
+    }
+
     /// What each rule of a camera saw and lacked in the camera's newest picture, by rising
     /// [`RuleIx`]. Works nothing out that was not asked for: a site that never asks pays for one copy of
     /// the tracks per picture. Empty before the first picture.
@@ -409,6 +419,13 @@ impl Incident {
             }
         }
         (violators, still)
+    }
+
+    /// See [`RuleEngine::is_quiet`].
+    fn is_quiet(&self, rule: &RuleConfig) -> bool {
+        let mut histories = self.histories.values();
+        !matches!(self.life, Life::Open(_))
+            && histories.all(|h| h.streak().is_none() && !h.may_pass(rule, &self.gate))
     }
 
     fn explain(&self, ix: RuleIx, rule: &RuleConfig, set: &TrackSet, now: MonoMicros) -> RuleState {

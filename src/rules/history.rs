@@ -109,6 +109,13 @@ impl History {
         ]
     }
 
+    /// Whether the track lacks nothing, as of the newest picture of it, but to be seen for longer.
+    pub fn may_pass(&self, rule: &RuleConfig, gate: &Gate) -> bool {
+        let newest = self.window.back().copied().unwrap_or(0.0);
+        let in_zone = rule.zone.is_none() || self.zone.inside || self.zone.against > 0;
+        newest > 0.0 && newest >= gate.threshold && in_zone && self.still_lacks(rule).is_none()
+    }
+
     fn zone_lacks(&self, rule: &RuleConfig, zone: &Zone, track: &Track) -> Option<Shortfall> {
         if self.zone.inside {
             return None;

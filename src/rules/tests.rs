@@ -123,6 +123,48 @@ fn story(changes: &[FindingChange]) -> Vec<(Phase, u64)> {
 }
 
 #[test]
+fn a_camera_is_quiet_while_nothing_counts_or_is_on_its_way_to_count() {
+    let mut engine = engine();
+    assert!(engine.is_quiet(WOK) && engine.is_quiet(DOOR));
+    feed(
+        &mut engine,
+        0,
+        vec![face(1, MASKED, 0.9), face(2, BARE, 0.3)],
+    );
+    assert!(engine.is_quiet(WOK), "masked, and too weak");
+    let mut first = face(3, BARE, 0.8);
+    first.state = TrackState::Tentative;
+    feed(&mut engine, 250, vec![first]);
+    assert!(!engine.is_quiet(WOK), "in its first picture");
+    assert!(engine.is_quiet(DOOR));
+    play(&mut engine, 500, 3000, |_| vec![face(3, BARE, 0.8)]);
+    assert_eq!(engine.open().len(), 1);
+    play(&mut engine, 3000, 12_000, |_| Vec::new());
+    assert!(!engine.is_quiet(WOK), "still open");
+    play(&mut engine, 12_000, 14_000, |_| Vec::new());
+    assert!(engine.open().is_empty() && engine.is_quiet(WOK));
+}
+
+#[test]
+fn what_has_stood_still_for_too_long_to_count_leaves_a_camera_quiet() {
+    let rule = RuleConfig {
+        still_ms: 20_000,
+        ..mask_rule()
+    };
+    let mut engine = RuleEngine::new(vec![rule], SEED);
+    play(&mut engine, 0, 15_000, |_| vec![face(1, BARE, 0.8)]);
+    assert!(!engine.is_quiet(WOK));
+    play(&mut engine, 15_000, 40_000, |_| vec![face(1, BARE, 0.8)]);
+    assert!(engine.is_quiet(WOK));
+    // Seen once in ten seconds it is a new track each time, and still the same thing.
+    for at in 4..12 {
+        let id = at;
+        feed(&mut engine, at * 10_000, vec![face(id, BARE, 0.8)]);
+        assert!(engine.is_quiet(WOK), "at {at}0 s");
+    }
+}
+
+#[test]
 fn a_violation_opens_after_the_dwell_is_updated_and_closes_when_clear() {
     let mut e = engine();
     let mut changes = play(&mut e, 0, 6000, bare);

@@ -3,14 +3,14 @@
 //! constant bit rate.
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mingchu::base::geometry::NormRect;
 use mingchu::base::ids::CameraIx;
 use mingchu::base::metrics::{Metric, Metrics};
 use mingchu::base::time::{ManualClock, MonoMicros, UtcMicros};
 use mingchu::capture::OpenContainer as _;
-use mingchu::decode::{Clips, DecodeConfig, FrameSampler, Sampled, Vacancy};
+use mingchu::decode::{Clips, DecodeConfig, FrameSampler, Quiet, Sampled};
 
 use crate::support::{
     Camera, LIMIT, Listener, Mosquitto, Page, SiteDir, camera_table, mingchu, page_of, shared_clip,
@@ -37,7 +37,7 @@ impl Watched {
     }
 }
 
-/// What is handed on. Nothing is ever seen in it: the scene is vacant as soon as it can be.
+/// What is handed on. Nothing is ever seen in it: the scene is quiet as soon as it can be.
 fn watch(clip: &Path, late: bool) -> Watched {
     let config = DecodeConfig {
         late,
@@ -47,12 +47,12 @@ fn watch(clip: &Path, late: bool) -> Watched {
     let mut sampler = FrameSampler::new(CameraIx(0), "clip", config, &metrics);
     let clock = ManualClock::new(MonoMicros(0), UtcMicros(0));
     let (mut seen, mut pictures) = (Vec::new(), 0);
-    let mut vacancy = Vacancy::default();
-    let mut take = |sampled: Sampled, vacancy: &mut Vacancy| match sampled {
+    let mut quiet = Quiet::default();
+    let mut take = |sampled: Sampled, quiet: &mut Quiet| match sampled {
         Sampled::Picture { .. } => pictures += 1,
         Sampled::LeftOut { units } => pictures += units,
         Sampled::Frame(frame) => {
-            vacancy.saw(&frame.stamp, false);
+            quiet.saw(&frame.stamp, false);
             seen.push((frame.stamp.received.0, frame.moving.to_vec()));
         }
     };
@@ -63,11 +63,11 @@ fn watch(clip: &Path, late: bool) -> Watched {
             break;
         };
         let unit = unit.as_sent(CameraIx(0), codec, seq);
-        sampler.set_vacancy(vacancy);
-        let mut take = |sampled: Sampled| take(sampled, &mut vacancy);
+        sampler.set_quiet(quiet);
+        let mut take = |sampled: Sampled| take(sampled, &mut quiet);
         sampler.feed(unit, &*clock, &mut take).unwrap();
     }
-    let mut take = |sampled: Sampled| take(sampled, &mut vacancy);
+    let mut take = |sampled: Sampled| take(sampled, &mut quiet);
     sampler.finish(&*clock, &mut take).unwrap();
     Watched {
         seen,
@@ -167,8 +167,8 @@ fn what_begins_in_a_still_scene_is_handed_on_from_its_first_moving_picture() {
     }
 }
 
-/// The same of a scene that is vacant by then: few key pictures were looked at.
-fn begins_in_a_vacant_scene(dir: &Path, name: &str, seconds: u32, is_constant: bool) {
+/// The same of a scene that is quiet by then: few key pictures were looked at.
+fn begins_in_a_quiet_scene(dir: &Path, name: &str, seconds: u32, is_constant: bool) {
     let clip = after_a_still_scene(dir, name, seconds, is_constant);
     let (_, late) = compare(&clip);
     assert!(late.total(Metric::DecodeWakes) > 0, "{}", clip.display());
@@ -176,7 +176,7 @@ fn begins_in_a_vacant_scene(dir: &Path, name: &str, seconds: u32, is_constant: b
 
 #[test]
 #[cfg_attr(not(has_shared), ignore = "needs ../shared/data")]
-fn what_begins_in_a_vacant_scene_is_handed_on_though_few_key_pictures_were_looked_at() {
+fn what_begins_in_a_quiet_scene_is_handed_on_though_few_key_pictures_were_looked_at() {
     let dir = tempfile::tempdir().unwrap();
     for (name, seconds, is_constant) in [
         ("mouse-hole-table.mp4", 53, true),
@@ -184,13 +184,13 @@ fn what_begins_in_a_vacant_scene_is_handed_on_though_few_key_pictures_were_looke
         ("rat-trap-night-cctv.mp4", 59, true),
         ("rat-trap-night-cctv.mp4", 51, false),
     ] {
-        begins_in_a_vacant_scene(dir.path(), name, seconds, is_constant);
+        begins_in_a_quiet_scene(dir.path(), name, seconds, is_constant);
     }
 }
 
 #[test]
 #[ignore = "a minute and a half: all clips, by both ways of coding"]
-fn what_begins_in_a_vacant_scene_is_handed_on_whatever_it_is() {
+fn what_begins_in_a_quiet_scene_is_handed_on_whatever_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let mut seconds = 50;
     for entry in std::fs::read_dir(shared_clip("")).unwrap() {
@@ -200,7 +200,7 @@ fn what_begins_in_a_vacant_scene_is_handed_on_whatever_it_is() {
             for is_constant in [false, true] {
                 // Each begins at another moment between two looks.
                 seconds = 50 + (seconds + 3) % 13;
-                begins_in_a_vacant_scene(dir.path(), name, seconds, is_constant);
+                begins_in_a_quiet_scene(dir.path(), name, seconds, is_constant);
             }
         }
     }
@@ -304,5 +304,45 @@ fn a_live_camera_idles_wakes_and_is_found_out_and_one_that_a_rule_wants_whole_ne
         value(&page, "mingchu_decode_units_left_out_total", "full"),
         0
     );
+    assert!(daemon.terminate().success());
+}
+
+#[test]
+#[cfg_attr(not(has_shared), ignore = "needs ../shared/data")]
+fn a_live_camera_of_a_quiet_scene_is_looked_at_seldom_until_somebody_comes_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let clip = after_a_still_scene(dir.path(), "room-one-by-one.mp4", 52, false);
+    let camera = Camera::start(&[&format!("room={}", clip.display())]);
+    let broker = Mosquitto::start();
+    let mut listener = Listener::start(broker.port);
+    let url = camera.url("room");
+    let site = SiteDir::new(
+        &broker.url(),
+        &(camera_table("room", &url, "") + RULES.split("[[rule]]\nid = \"whole\"").next().unwrap()),
+    );
+    let mut daemon = site.daemon();
+    let address = page_of(&mut daemon);
+    let decoded = || Page::read(&address).value("mingchu_decode_frames_total{camera=\"room\"}");
+    // Not with every key picture: those come every two seconds.
+    let deadline = Instant::now() + LIMIT;
+    let (mut newest, mut since) = (decoded(), Instant::now());
+    while newest == 0 || since.elapsed() < Duration::from_secs(5) {
+        assert!(Instant::now() < deadline, "it is looked at all the time");
+        let now = decoded();
+        if now != newest {
+            (newest, since) = (now, Instant::now());
+        }
+        std::thread::yield_now();
+    }
+    listener.eventually("somebody", |m| m.topic.ends_with("/finding/person.present"));
+    let page = Page::read(&address);
+    assert!(page.sum("mingchu_decode_wakes_total{camera=\"room\"") > 0);
+    let lost = [
+        "mingchu_decode_pictures_missing_total",
+        "mingchu_decode_motion_missed_total",
+    ];
+    for metric in lost {
+        assert_eq!(page.value(&format!("{metric}{{camera=\"room\"}}")), 0);
+    }
     assert!(daemon.terminate().success());
 }

@@ -27,7 +27,7 @@ use crate::base::laps::{self, Laps, Part, lap};
 use crate::base::metrics::{Metric, Metrics};
 use crate::base::time::{FrameStamp, MonoMicros, Pts90k, SystemClock, UtcMicros};
 use crate::capture::{AccessUnit, nal};
-use crate::decode::{Frame, FrameSampler, Sampled, Vacancy};
+use crate::decode::{Frame, FrameSampler, Quiet, Sampled};
 use crate::rules::RuleEngine;
 
 /// Clips beside each other in the table.
@@ -151,7 +151,7 @@ fn alone(bench: &Bench, asked: Duration, stop: &AtomicBool) -> Result<Option<Alo
     let decode = config.cameras[0].decode.clone();
     let mut sampler = FrameSampler::new(CameraIx(0), "camera-1", decode, &metrics);
     let mut frames: Vec<Frame> = Vec::new();
-    let mut vacancy = Vacancy::default();
+    let mut quiet = Quiet::default();
     let (mut sent, mut analysed) = (0_u32, 0);
     laps::begin();
     for unit in units(bench, asked) {
@@ -176,14 +176,14 @@ fn alone(bench: &Bench, asked: Duration, stop: &AtomicBool) -> Result<Option<Alo
                 .detect(&frame, &clock)
                 .or_exit(ExitCode::Internal)?;
             let tracks = trackers[0].update(&detections);
-            vacancy.saw(&tracks.stamp, !tracks.tracks.is_empty());
             lap(Part::Track);
             let changes = engine.on_tracks(&tracks);
+            quiet.saw(&tracks.stamp, !engine.is_quiet(tracks.camera));
             lap(Part::Rules);
             tracing::debug!(changes = changes.len(), "analysed");
             analysed += 1;
         }
-        sampler.set_vacancy(vacancy);
+        sampler.set_quiet(quiet);
     }
     lap(Part::Rest);
     let laps = laps::end();

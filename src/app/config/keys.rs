@@ -639,11 +639,11 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "camera",
-        "vacant_look_ms",
+        "quiet_look_ms",
         "whole number, 0 to 30000",
         "10000",
         Value("10000"),
-        "With `late_decode`: a still scene in which nothing was seen for 30 s is looked at this often, milliseconds; 0: with each key picture. What moves is seen all the same, by the sizes of all pictures.",
+        "With `late_decode`: a still scene in which no rule has counted anything for 30 s is looked at this often, milliseconds; 0: with each key picture. What moves is seen all the same, by the sizes of all pictures.",
     ),
     key(
         "camera",

@@ -20,7 +20,7 @@ use crate::base::digest::sha256_hex;
 use crate::base::ids::Name;
 use crate::base::secret::Secret;
 use crate::capture::{CaptureConfig, Pace, SourceConfig, Transport};
-use crate::decode::{DecodeConfig, MotionConfig, VacantConfig};
+use crate::decode::{DecodeConfig, MotionConfig, QuietConfig};
 use crate::detect::{DetectConfig, Provider};
 use crate::rules::DeviceFault;
 use crate::track::TrackConfig;
@@ -567,10 +567,10 @@ fn read_camera(
         let remedy = "take one of the two out";
         section.wrong("late_decode", "needs `motion_gate`", remedy);
     }
-    let vacant = VacantConfig {
+    let quiet = QuietConfig {
         look_every: section
-            .integer("vacant_look_ms", 0..=30_000)
-            .map_or(VacantConfig::default().look_every, ms),
+            .integer("quiet_look_ms", 0..=30_000)
+            .map_or(QuietConfig::default().look_every, ms),
     };
     let loop_filter = section.boolean("loop_filter").unwrap_or(true);
     let step_timeout = section.integer("step_timeout_ms", 500..=60_000);
@@ -615,7 +615,7 @@ fn read_camera(
             analyse_fps: analyse_fps.unwrap_or(DecodeConfig::default().analyse_fps),
             motion: gate.then_some(motion),
             late: late.unwrap_or(gate),
-            vacant,
+            quiet,
             loop_filter,
             picture,
         },

@@ -112,6 +112,20 @@ impl Scene {
         Tracker::new(camera, self.track.clone(), groups).with_starts(starts)
     }
 
+    /// The rules for a clip.
+    pub fn engine(&self, clip: &str) -> RuleEngine {
+        RuleEngine::new(self.rules.clone(), &format!("replay/{clip}"))
+    }
+
+    /// The stamp of a picture that is shown `at_us` after the clip's beginning.
+    pub fn stamp(&self, at_us: u64, stamp: FrameStamp) -> FrameStamp {
+        FrameStamp {
+            received_utc: UtcMicros(self.begins.0 + at_us as i64),
+            received: MonoMicros(at_us),
+            ..stamp
+        }
+    }
+
     /// Runs track and rules over `recording`; `watch` sees what came of each picture.
     pub fn evaluate(
         &self,
@@ -120,15 +134,10 @@ impl Scene {
     ) -> Vec<Found> {
         let camera = recording.camera;
         let mut tracker = self.tracker(camera);
-        let seed = format!("replay/{}", recording.clip);
-        let mut engine = RuleEngine::new(self.rules.clone(), &seed);
+        let mut engine = self.engine(&recording.clip);
         let mut findings: Vec<Found> = Vec::new();
         for picture in &recording.pictures_seen {
-            let stamp = FrameStamp {
-                received_utc: UtcMicros(self.begins.0 + picture.at_us as i64),
-                received: MonoMicros(picture.at_us),
-                ..picture.stamp
-            };
+            let stamp = self.stamp(picture.at_us, picture.stamp);
             let tracks = tracker.update(&Detections {
                 camera,
                 stamp,

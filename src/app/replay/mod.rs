@@ -25,6 +25,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 
@@ -120,10 +121,17 @@ struct Replay<'o> {
 pub fn run(options: &ReplayOptions, terminal: Terminal) -> Outcome {
     let truth = options.truth.as_deref().map(Truth::load).transpose();
     let truth = truth.or_exit(ExitCode::Data)?;
-    let setup = Setup::of(options)?;
+    let mut setup = Setup::of(options)?;
     let sweep = options.sweep.as_deref();
     let sweep = sweep.map(|text| Sweep::parse(text, &setup.scene.rules));
     let sweep = sweep.transpose().or_exit(ExitCode::Usage)?;
+    if sweep.is_some() {
+        // What rules with other thresholds would have counted must be in the recording.
+        for decode in &mut setup.decode {
+            decode.quiet.look_every = Duration::ZERO;
+        }
+    }
+    let setup = setup;
     let mut inputs = inputs(options, &setup)?;
     let clips: Vec<ClipOf> = inputs
         .iter()

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 
+use super::evaluate::Scene;
 use super::recording::{FaultSpan, Picture, Recording};
 use super::setup::Setup;
 use crate::app::exit::{ExitCode, Failure, OrExit as _};
@@ -13,8 +14,9 @@ use crate::base::ids::CameraIx;
 use crate::base::metrics::Metrics;
 use crate::base::time::{ManualClock, MonoMicros, UtcMicros};
 use crate::capture::{AccessUnit, Container, OpenContainer as _};
-use crate::decode::{Clips, FrameSampler, PictureFault, Sampled, Vacancy};
+use crate::decode::{Clips, FrameSampler, PictureFault, Quiet, Sampled};
 use crate::detect::Detector;
+use crate::rules::RuleEngine;
 use crate::track::Tracker;
 
 const METRICS_NAME: &str = "replay";
@@ -109,8 +111,10 @@ fn record(
     let mut recorder = Recorder {
         sampler: FrameSampler::new(clip.camera, METRICS_NAME, decode, &Metrics::default()),
         detector,
+        scene: &setup.scene,
         tracker: setup.scene.tracker(clip.camera),
-        vacancy: Vacancy::default(),
+        engine: setup.scene.engine(&clip_name(&clip.path)),
+        quiet: Quiet::default(),
         recording: Recording {
             clip: clip_name(&clip.path),
             camera: clip.camera,
@@ -129,9 +133,11 @@ fn record(
 struct Recorder<'d> {
     sampler: FrameSampler,
     detector: &'d mut Detector,
-    /// As the daemon does: how often a still scene is looked at depends on whether there is anything in it.
+    scene: &'d Scene,
+    /// As the daemon does: how often a still scene is looked at depends on what rules count in it.
     tracker: Tracker,
-    vacancy: Vacancy,
+    engine: RuleEngine,
+    quiet: Quiet,
     recording: Recording,
     /// What is wrong with the newest pictures.
     fault: Option<PictureFault>,
@@ -168,8 +174,10 @@ impl Recorder<'_> {
         let Self {
             sampler,
             detector,
+            scene,
             tracker,
-            vacancy,
+            engine,
+            quiet,
             recording,
             ..
         } = self;
@@ -178,8 +186,10 @@ impl Recorder<'_> {
             Sampled::LeftOut { units } => pictures += units,
             Sampled::Frame(frame) => match detector.detect(&frame, &*clock) {
                 Ok(seen) => {
-                    let tracks = tracker.update(&seen).tracks;
-                    vacancy.saw(&seen.stamp, !tracks.is_empty());
+                    let mut tracks = tracker.update(&seen);
+                    tracks.stamp = scene.stamp(seen.stamp.received.0, seen.stamp);
+                    engine.on_tracks(&tracks);
+                    quiet.saw(&seen.stamp, !engine.is_quiet(recording.camera));
                     recording.pictures_seen.push(Picture {
                         at_us: seen.stamp.received.0,
                         stamp: seen.stamp,
@@ -200,7 +210,7 @@ impl Recorder<'_> {
             tracing::warn!(clip = %self.recording.clip, err = %e, "part of the clip was not decoded");
             self.sampler.reset();
         }
-        self.sampler.set_vacancy(self.vacancy);
+        self.sampler.set_quiet(self.quiet);
         self.recording.pictures += pictures;
         self.note_fault(now_us);
         Ok(pictures)
