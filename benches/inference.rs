@@ -1,6 +1,7 @@
 //! One picture through the detector (letterbox, network, decoding of its output, NMS) beside a bare
 //! loop of ONNX Runtime over the same network with a constant tensor, in turns, one thread each, in
-//! CPU time.
+//! CPU time. And pictures in batches beside one by one: a region's size, and whole pictures as of
+//! several cameras.
 #![allow(
     missing_docs,
     clippy::print_stdout,
@@ -10,8 +11,9 @@
 mod common;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use mingchu::base::geometry::SizePx;
 use mingchu::base::time::SystemClock;
-use mingchu::detect::{LoadedModel, Models, Preprocessor, Runtime};
+use mingchu::detect::{LoadedModel, Models, Network, Preprocessor, Runtime, tensor_size};
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::TensorRef;
@@ -109,5 +111,67 @@ fn inference(c: &mut Criterion) {
     report(title, &head, &table);
 }
 
-criterion_group!(benches, inference);
+/// Pictures of a round, each way: ones, twos and fours.
+const ROUND: usize = 4;
+
+/// What a picture costs alone, and in batches as a share of that.
+fn batches(_: &mut Criterion) {
+    let library = root(".runtime/onnxruntime/libonnxruntime.so");
+    let Ok(runtime) = Runtime::load(Some(&library)) else {
+        return;
+    };
+    let hd = SizePx {
+        width_px: 1920,
+        height_px: 1080,
+    };
+    let mut table = Vec::new();
+    for name in ["kitchen", "kitchen-int8"] {
+        let card = root(&format!("models/{name}.toml"));
+        let model = LoadedModel::load(&card).expect("a shipped model");
+        let mut network = Network::load(&runtime, &model).expect("a session");
+        if network.most_at_once() < ROUND {
+            println!("{name}: its batch is not free");
+            continue;
+        }
+        let side_px = model.card.regions.map_or(224, |r| r.side_px);
+        let region = SizePx {
+            width_px: side_px,
+            height_px: side_px,
+        };
+        let whole = tensor_size(hd, &model.card.input, model.card.step());
+        for (what, size) in [("region", region), ("whole picture", whole)] {
+            let one = 3 * size.width_px as usize * size.height_px as usize;
+            // No two values beside each other are alike, and none is odd to a network.
+            let tensor: Vec<f32> = (0..one * ROUND).map(|i| (i * 37 % 251) as f32).collect();
+            let mut ms = |at_once: usize| {
+                let run = || {
+                    for batch in tensor.chunks_exact(one * at_once) {
+                        let taken = network.run_each(batch, size, |_, out| {
+                            std::hint::black_box(out);
+                        });
+                        taken.expect("an output");
+                    }
+                };
+                timed(run).1.as_secs_f64() * 1000.0 / ROUND as f64
+            };
+            let rounds: Vec<[f64; 3]> = (0..PAIRS).map(|_| [1, 2, 4].map(&mut ms)).collect();
+            let share = |i: usize| median(rounds.iter().map(|r| r[i] / r[0]).collect());
+            table.push(format!(
+                "{name:<16} {what:<14} {:>9} {:>9.2} {:>9.2} {:>9.2}",
+                format!("{}x{}", size.width_px, size.height_px),
+                median(rounds.iter().map(|r| r[0]).collect()),
+                share(1),
+                share(2),
+            ));
+        }
+    }
+    let head = format!(
+        "{:<16} {:<14} {:>9} {:>9} {:>9} {:>9}",
+        "network", "", "tensor", "alone", "in twos", "in fours"
+    );
+    let title = "Batches: CPU ms of a picture alone, one thread, and in a batch as a share of that";
+    report(title, &head, &table);
+}
+
+criterion_group!(benches, batches, inference);
 criterion_main!(benches);

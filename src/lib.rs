@@ -19,7 +19,7 @@
 //! | q1 access units, per camera | [`capture::unit_queue`] | 32 units and 1 s | drops up to the next key unit; the socket is always drained | `capture_units_dropped_total{camera,reason}` |
 //! | what a still scene sent since it was looked at, per camera | `decode::late` | 8 MB and 2.5 s, or `quiet_look_ms` while nothing counts; shares its bytes with the ring | it is decoded; else it is let go when the next key unit shows that nothing moved | `decode_units_left_out_total{camera}`, `decode_wakes_total{camera,reason}` |
 //! | q2 frames | [`decode::FrameBoard`] | 1 waiting and 1 in flight per camera | the newest replaces the waiting one; cameras take turns | `frames_replaced_total{camera}` |
-//! | looks within a frame | `detect::Detector` | regions and squares by the models' cards, 24 heads | others come with the next frames, by turns; of heads the likeliest go first | `detect_looks_left_out_total{camera,kind}` |
+//! | looks within a frame | `detect::Detector` | regions and squares by the models' cards, `detect.regions_per_s` of the site, 24 heads | others come with the next frames, by turns, cameras get equal shares; of heads the likeliest go first | `detect_looks_left_out_total{camera,kind}` |
 //! | q3 analysed pictures | a bounded channel, made in `app::site` | 2 per worker | the worker waits, so q2 overflows instead | `detections_queued` |
 //! | q4 findings | [`uplink::StoreHandle::commit_finding`] | 1, blocking | rules wait until it is on the disk | `store_wait_microseconds_total` |
 //! | coverage not stored yet | `app::coverage` | 2000 changes | the oldest go | `coverage_lost_total` |

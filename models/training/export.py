@@ -149,8 +149,10 @@ def write_detector(a, plain, small):
         equalise.equalise(net, tensors)
     net = ForExport(net).eval()
     part = plain.with_suffix(".part")
+    # The batch is free, too: all regions of a frame go through in one run.
+    axes = {"images": {0: "batch", 2: "height", 3: "width"}, "output": {0: "batch", 1: "cells"}}
     torch.onnx.export(net, torch.zeros(1, 3, 320, 416), str(part), opset_version=17, input_names=["images"], output_names=["output"],
-                      dynamic_axes={"images": {2: "height", 3: "width"}, "output": {1: "cells"}}, dynamo=False)
+                      dynamic_axes=axes, dynamo=False)
     onnx.checker.check_model(onnx.load(str(part)))
     for width, height in ((416, 416), (544, 320), (224, 224)):
         x = np.random.default_rng(0).uniform(0, 255, (1, 3, height, width)).astype(np.float32)

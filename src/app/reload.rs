@@ -135,7 +135,8 @@ impl Difference {
             cameras.iter().map(id).collect()
         };
         let models = other_models
-            || (&old.detect.models, old.detect.regions) != (&detect.models, detect.regions);
+            || old.detect.models != detect.models
+            || old.detect.region_limits() != detect.region_limits();
         let parts = [
             // Rules name cameras by their place in the list.
             (

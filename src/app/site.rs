@@ -170,7 +170,8 @@ pub enum Asks {
 pub fn load_models(config: &SiteConfig) -> Result<Models, ModelsError> {
     let runtime = Runtime::load(config.detect.onnxruntime.as_deref())?;
     let runtime = runtime.on(config.detect.provider);
-    Models::load_with(runtime, &config.detect.models, config.detect.regions)
+    let limits = config.detect.region_limits();
+    Models::load_with(runtime, &config.detect.models, limits)
 }
 
 fn code_of_store(e: &StoreError) -> ExitCode {

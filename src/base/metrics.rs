@@ -50,7 +50,7 @@ metrics! {
     FramesStill => "frames_still_total", "Sampled pictures not analysed because nothing moved, by camera.";
     FramesReplaced => "frames_replaced_total", "Pictures replaced on the frame board by a newer one before a worker took them, by camera.";
     DetectFrames => "detect_frames_total", "Pictures analysed, by camera.";
-    DetectLooksLeftOut => "detect_looks_left_out_total", "Regions, heads and squares not looked at because a picture held more than the limit, by camera and kind.";
+    DetectLooksLeftOut => "detect_looks_left_out_total", "Regions, heads and squares not looked at because a picture held more than the limit, or the site in a second (region_budget), by camera and kind.";
     DetectErrors => "detect_errors_total", "Pictures lost to an inference error, by camera.";
     DetectBusyMicros => "detect_busy_microseconds_total", "Time spent in pre-processing, inference and post-processing.";
     DetectionsQueued => "detections_queued", "Gauge: analysed pictures waiting for track and rules.";

@@ -67,7 +67,8 @@ pub enum Fit {
     Frame,
 }
 
-/// How to fill the input tensor: float32 `[1, 3, height_px, width_px]`, the picture scaled to fit
+/// How to fill the input tensor: float32 `[1, 3, height_px, width_px]` (where the network leaves the batch
+/// free, several at once), the picture scaled to fit
 /// and put in the top-left corner, the rest filled with `pad`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -165,7 +166,8 @@ pub struct SmokingCard {
 pub struct RegionsCard {
     /// Side of a region in pixels of the camera, a multiple of the largest stride.
     pub side_px: u32,
-    /// Regions looked at in one frame at most; each costs `side_px`² / the frame's tensor of its time.
+    /// Regions looked at in one frame at most; each costs `side_px`² / the frame's tensor of its time. In a second
+    /// the site's budget holds, too.
     pub per_frame: usize,
 }
 

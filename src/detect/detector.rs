@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::budget::SharedBudget;
 use super::card::{Card, CardError, Decoder, HeadsCard, LoadedModel, SmokingCard};
+use super::config::RegionLimits;
 use super::detections::{Detection, Detections};
 use super::heads::{
     HeadLabel, HeadState, head_of_face, pixels, square_of_cigarette, square_of_face,
@@ -76,6 +78,7 @@ pub struct Models {
     runtime: Runtime,
     loaded: Arc<[LoadedModel]>,
     classes: Arc<[ClassInfo]>,
+    budget: Option<SharedBudget>,
 }
 
 impl Models {
@@ -84,31 +87,34 @@ impl Models {
     /// # Errors
     /// [`ModelsError`] names the file and what to do.
     pub fn load(runtime: Runtime, cards: &[PathBuf]) -> Result<Self, ModelsError> {
-        Self::load_with(runtime, cards, None)
+        Self::load_with(runtime, cards, RegionLimits::default())
     }
 
-    /// The same with another limit of native-resolution regions in a frame than the cards'.
+    /// The same with other limits of native-resolution regions.
     ///
     /// # Errors
     /// [`ModelsError`] names the file and what to do.
     pub fn load_with(
         runtime: Runtime,
         cards: &[PathBuf],
-        regions: Option<usize>,
+        regions: RegionLimits,
     ) -> Result<Self, ModelsError> {
         let mut models = cards
             .iter()
             .map(|c| LoadedModel::load(c))
             .collect::<Result<Vec<_>, _>>()?;
         for model in &mut models {
-            if let (Some(of), Some(limit)) = (&mut model.card.regions, regions) {
+            if let (Some(of), Some(limit)) = (&mut model.card.regions, regions.per_frame) {
                 of.per_frame = limit;
             }
         }
-        Self::of(runtime, models)
+        Ok(Self {
+            budget: regions.per_s.map(SharedBudget::new),
+            ..Self::of(runtime, models)?
+        })
     }
 
-    /// The same with models that are loaded already.
+    /// The same with models that are loaded already, and no budget of regions: for stills.
     ///
     /// # Errors
     /// [`ModelsError`] names the model and what to do.
@@ -157,6 +163,7 @@ impl Models {
             runtime,
             loaded: models.into(),
             classes: classes.into(),
+            budget: None,
         };
         this.detector()?;
         Ok(this)
@@ -185,7 +192,7 @@ impl Models {
         self.classes.iter().map(|c| c.group).collect()
     }
 
-    /// Sessions of their own for one worker.
+    /// Sessions of their own for one worker; the budget of regions is all workers' together.
     ///
     /// # Errors
     /// [`OnnxError`] names the model.
@@ -195,12 +202,13 @@ impl Models {
 
     /// The same with those models only that find one of the classes `wanted` (by class id) in the whole
     /// picture, and without second looks at what they find. With another limit of native-resolution
-    /// regions in a frame than the cards'.
+    /// regions in a frame than the cards', and outside the site's budget of them.
     ///
     /// # Errors
     /// [`OnnxError`] names the model.
     pub fn finder(&self, wanted: &[bool], regions: usize) -> Result<Detector, OnnxError> {
         let mut finder = self.sessions(|model| self.finds(model, wanted))?;
+        finder.budget = None;
         for stage in &mut finder.stages {
             if let Some(of) = &mut stage.card.regions {
                 of.per_frame = regions;
@@ -269,6 +277,7 @@ impl Models {
             heads,
             smoking,
             classes: self.classes.clone(),
+            budget: self.budget.clone(),
             left_out: LeftOut::default(),
             lists: Pool::default(),
         })
@@ -308,6 +317,7 @@ impl Stage {
         frame: &Frame,
         classes: &[ClassInfo],
         items: &mut Vec<Detection>,
+        budget: Option<&SharedBudget>,
         left_out: &mut LeftOut,
     ) -> Result<(), OnnxError> {
         let Runner {
@@ -324,25 +334,31 @@ impl Stage {
         let group = |class: usize| classes[self.first_class + class].group;
         suppress(kept, card.thresholds.nms_iou, group);
         if let Some(of) = &card.regions {
-            let turn = turn_of(&frame.stamp);
-            let (squares, others) = regions(of, frame.size, letterbox.scaled, &frame.moving, turn);
-            left_out.regions += others;
+            let mut squares = regions(of, frame.size, letterbox.scaled, &frame.moving);
+            let wanted = squares.len().min(of.per_frame);
+            let granted = budget.map_or(wanted, |budget| {
+                budget.ask(frame.camera, frame.stamp.received, wanted)
+            });
+            left_out.regions += (squares.len() - wanted) as u64;
+            left_out.over_budget += (wanted - granted) as u64;
+            take_turns(&mut squares, granted, turn_of(&frame.stamp));
+            let size = SizePx {
+                width_px: of.side_px,
+                height_px: of.side_px,
+            };
+            let whole = Letterbox {
+                scaled: size,
+                tensor: size,
+            };
             more.clear();
-            for square in squares {
-                let size = SizePx {
-                    width_px: of.side_px,
-                    height_px: of.side_px,
-                };
+            for batch in squares.chunks(network.most_at_once()) {
                 lap(Part::Postprocess);
-                preprocessor.fill_part(frame, square, size, tensor);
-                let whole = Letterbox {
-                    scaled: size,
-                    tensor: size,
-                };
-                let decode = |out: &[f32]| decode_yolox(card, &whole, out, region);
-                network.run(tensor, size, decode)?;
-                in_picture(region, &square, frame.size);
-                more.append(region);
+                preprocessor.fill_parts(frame, batch, size, tensor);
+                network.run_each(tensor, size, |square, out| {
+                    decode_yolox(card, &whole, out, region);
+                    in_picture(region, &batch[square], frame.size);
+                    more.append(region);
+                })?;
             }
             more.retain(|b| !is_part(b, kept, group));
             if !more.is_empty() {
@@ -541,6 +557,7 @@ pub struct Detector {
     heads: Vec<HeadStage>,
     smoking: Vec<SmokingStage>,
     classes: Arc<[ClassInfo]>,
+    budget: Option<SharedBudget>,
     left_out: LeftOut,
     lists: Pool<Detection>,
 }
@@ -553,7 +570,8 @@ impl Detector {
     pub fn detect(&mut self, frame: &Frame, clock: &dyn Clock) -> Result<Detections, OnnxError> {
         let mut items = self.lists.take();
         for stage in &mut self.stages {
-            stage.detect(frame, &self.classes, &mut items, &mut self.left_out)?;
+            let budget = self.budget.as_ref();
+            stage.detect(frame, &self.classes, &mut items, budget, &mut self.left_out)?;
         }
         for stage in &mut self.heads {
             stage.look(frame, &mut items, &mut self.left_out)?;
@@ -575,6 +593,12 @@ impl Detector {
     /// What was left out since this was last asked, because frames held more than is looked at.
     pub fn take_left_out(&mut self) -> LeftOut {
         std::mem::take(&mut self.left_out)
+    }
+
+    /// From here on with a budget of regions of its own, of which nothing is used: for a clip, whose time has
+    /// nothing to do with what was looked at before.
+    pub fn begin_anew(&mut self) {
+        self.budget = self.budget.as_ref().map(SharedBudget::anew);
     }
 
     /// Whether a classifier of heads is among the models.

@@ -226,6 +226,7 @@ impl Preprocessor {
         };
         let size = known.letterbox.tensor;
         let place = Some((&known.place, &known.tables));
+        tensor.resize(values(size), 0.0);
         put(&mut self.scaler, &self.input, frame, place, size, tensor);
         let letterbox = known.letterbox;
         self.known.push(known);
@@ -245,13 +246,33 @@ impl Preprocessor {
 
     /// The same into a tensor of any size.
     pub fn fill_part(&mut self, frame: &Frame, crop: CropPx, size: SizePx, tensor: &mut Vec<f32>) {
-        let place = Place::of_part(frame.size, crop, size);
-        if let Some(place) = &place {
-            self.part.set(sides(frame.size), place.windows, place.to);
-        }
-        let place = place.as_ref().map(|p| (p, &self.part));
-        put(&mut self.scaler, &self.input, frame, place, size, tensor);
+        self.fill_parts(frame, &[crop], size, tensor);
     }
+
+    /// The same with several parts, one after the other: a batch.
+    pub fn fill_parts(
+        &mut self,
+        frame: &Frame,
+        crops: &[CropPx],
+        size: SizePx,
+        tensor: &mut Vec<f32>,
+    ) {
+        let one = values(size);
+        tensor.resize(one * crops.len(), 0.0);
+        for (crop, tensor) in crops.iter().zip(tensor.chunks_exact_mut(one)) {
+            let place = Place::of_part(frame.size, *crop, size);
+            if let Some(place) = &place {
+                self.part.set(sides(frame.size), place.windows, place.to);
+            }
+            let place = place.as_ref().map(|p| (p, &self.part));
+            put(&mut self.scaler, &self.input, frame, place, size, tensor);
+        }
+    }
+}
+
+/// Values of a picture's tensor.
+fn values(size: SizePx) -> usize {
+    3 * size.width_px as usize * size.height_px as usize
 }
 
 /// Puts what `place` says of `frame` into a tensor of `size`, and padding around it.
@@ -261,10 +282,9 @@ fn put(
     frame: &Frame,
     place: Option<(&Place, &Tables)>,
     size: SizePx,
-    tensor: &mut Vec<f32>,
+    tensor: &mut [f32],
 ) {
     let (width, height) = (size.width_px as usize, size.height_px as usize);
-    tensor.resize(3 * width * height, 0.0);
     let [first, second, third] = {
         let (first, rest) = tensor.split_at_mut(width * height);
         let (second, third) = rest.split_at_mut(width * height);

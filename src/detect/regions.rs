@@ -3,7 +3,6 @@
 use super::card::RegionsCard;
 use super::postprocess::RawBox;
 use super::preprocess::CropPx;
-use super::turns::take_turns;
 use crate::base::geometry::{NormRect, SizePx};
 
 /// A frame shrunk by less than this is seen well enough: its own pixels would add nothing.
@@ -17,20 +16,17 @@ const EDGE: f64 = 0.02;
 const PART: f32 = 0.7;
 
 /// Squares of `card.side_px` over what moves, shifted into the picture, none where another already
-/// covers it; a cluster that is larger than a square gets several. `turn` (the frame's number) decides
-/// who comes first where there are more than `card.per_frame`, so that in a few frames all are looked at. Also
-/// returns how many were left out for that.
+/// covers it; a cluster that is larger than a square gets several. The largest cluster's come first.
 pub fn regions(
     card: &RegionsCard,
     picture: SizePx,
     scaled: SizePx,
     moving: &[NormRect],
-    turn: u64,
-) -> (Vec<CropPx>, u64) {
+) -> Vec<CropPx> {
     let side = f64::from(card.side_px);
     let (w, h) = (f64::from(picture.width_px), f64::from(picture.height_px));
     if f64::from(scaled.width_px) > WORTH * w || side > w || side > h {
-        return (Vec::new(), 0);
+        return Vec::new();
     }
     let mut all: Vec<CropPx> = Vec::new();
     for rect in moving {
@@ -51,8 +47,7 @@ pub fn regions(
             }
         }
     }
-    let left_out = take_turns(&mut all, card.per_frame, turn);
-    (all, left_out)
+    all
 }
 
 /// Where squares of `side` begin that cover `low..high` of an axis of `limit` pixels: one in the middle
@@ -136,22 +131,11 @@ mod tests {
     }
 
     #[test]
-    fn every_moving_place_gets_its_turn_and_never_more_than_the_card_allows() {
+    fn every_moving_place_has_a_region_and_none_has_two() {
         let moving = [at(0.1, 0.1), at(0.9, 0.1), at(0.1, 0.9), at(0.105, 0.1)];
-        let seen = |turn| {
-            let (seen, left_out) = regions(&CARD, HD, SCALED, &moving, turn);
-            assert_eq!(left_out, 1);
-            seen
-        };
-        assert_eq!(seen(0).len(), 2);
-        assert_eq!(seen(0)[1], seen(1)[0]);
-        assert_eq!(seen(2)[1], seen(0)[0]);
-        assert_eq!(
-            regions(&CARD, HD, HD, &moving, 0),
-            (vec![], 0),
-            "not shrunk"
-        );
-        assert_eq!(regions(&CARD, HD, SCALED, &[], 0), (vec![], 0), "no motion");
+        assert_eq!(regions(&CARD, HD, SCALED, &moving).len(), 3);
+        assert_eq!(regions(&CARD, HD, HD, &moving), [], "not shrunk");
+        assert_eq!(regions(&CARD, HD, SCALED, &[]), [], "no motion");
     }
 
     #[test]
@@ -198,16 +182,15 @@ mod tests {
     proptest! {
         #[test]
         fn regions_lie_in_the_picture_and_cover_what_moves(
-            w in 224u32..3000, h in 224u32..2000, x in 0.0f32..1.0, y in 0.0f32..1.0, turn: u64,
+            w in 224u32..3000, h in 224u32..2000, x in 0.0f32..1.0, y in 0.0f32..1.0,
         ) {
             let size = SizePx { width_px: w, height_px: h };
             let scaled = SizePx { width_px: w / 4, height_px: h / 4 };
-            for r in regions(&CARD, size, scaled, &[at(x, y)], turn).0 {
+            for r in regions(&CARD, size, scaled, &[at(x, y)]) {
                 prop_assert!(r.x0 >= 0.0 && r.y0 >= 0.0 && r.x1 <= f64::from(w) && r.y1 <= f64::from(h));
                 prop_assert!((r.x1 - r.x0 - 224.0).abs() < 1e-9);
             }
-            let card = RegionsCard { per_frame: usize::MAX, ..CARD };
-            let (all, _) = regions(&card, size, scaled, &[NormRect::clipped(0.0, 0.0, 1.0, 1.0)], turn);
+            let all = regions(&CARD, size, scaled, &[NormRect::clipped(0.0, 0.0, 1.0, 1.0)]);
             // Every square of half a side lies whole in one of them.
             let (x0, y0) = (f64::from(x) * (f64::from(w) - 112.0), f64::from(y) * (f64::from(h) - 112.0));
             let whole = |r: &CropPx| r.x0 <= x0 + 1.0 && r.x1 + 1.0 >= x0 + 112.0 && r.y0 <= y0 + 1.0 && r.y1 + 1.0 >= y0 + 112.0;

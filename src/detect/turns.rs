@@ -20,12 +20,14 @@ pub fn take_turns<T>(all: &mut Vec<T>, most: usize, turn: u64) -> u64 {
     left_out as u64
 }
 
-/// What was not looked at although it was there, because a frame held more of it than the limit. The
-/// frames themselves count as analysed.
+/// What was not looked at although it was there, because a frame, or the site in a second, held more of it
+/// than the limit. The frames themselves count as analysed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut {
     /// Squares of the camera's own pixels, where something moved.
     pub regions: u64,
+    /// Such squares, for which the site's budget had nothing left.
+    pub over_budget: u64,
     /// Heads, for the classifier.
     pub heads: u64,
     /// Squares about heads and cigarettes, for the second look at smoking.
@@ -34,9 +36,10 @@ pub struct LeftOut {
 
 impl LeftOut {
     /// Each kind by its word in `detect_looks_left_out_total{kind}`.
-    pub fn by_kind(&self) -> [(&'static str, u64); 3] {
+    pub fn by_kind(&self) -> [(&'static str, u64); 4] {
         [
             ("region", self.regions),
+            ("region_budget", self.over_budget),
             ("head", self.heads),
             ("smoking", self.smoking),
         ]

@@ -28,6 +28,7 @@ mod late_decode;
 mod life;
 mod models;
 mod pipeline;
+mod regions;
 mod reload;
 #[path = "crash/rounds.rs"]
 mod rounds;

@@ -40,7 +40,6 @@ pub fn demo_clip(name: &str) -> PathBuf {
 }
 
 /// A real clip of the shared data folder.
-#[cfg(has_shared)]
 pub fn shared_clip(name: &str) -> PathBuf {
     let shared = std::env::var("MINGCHU_SHARED").map_or_else(|_| root("../shared"), PathBuf::from);
     shared.join("data/clips").join(name)

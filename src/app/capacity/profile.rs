@@ -146,6 +146,8 @@ fn alone(bench: &Bench, asked: Duration, stop: &AtomicBool) -> Result<Option<Alo
     let (mut trackers, rules) = bench.scene(&config);
     let mut engine = RuleEngine::new(rules, "capacity");
     let mut detector = bench.models.detector().or_exit(ExitCode::Config)?;
+    // Its pictures have the clip's time, the live ones the machine's.
+    detector.begin_anew();
     let clock = SystemClock;
     let metrics = Metrics::default();
     let decode = config.cameras[0].decode.clone();

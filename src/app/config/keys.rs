@@ -357,6 +357,14 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "detect",
+        "regions_per_s",
+        "whole number, 0 to 10000",
+        "60",
+        Value("60"),
+        "Such squares in a second at most, of all cameras together: what the site spends on them. Where more moves, each camera with motion gets the same share, and what one does not need goes to the others; `detect_looks_left_out_total{kind=\"region_budget\"}` says what was left out. A square is 2 ms of a current core.",
+    ),
+    key(
+        "detect",
         "provider",
         "cpu, openvino or cuda",
         "\"cpu\"",

@@ -27,7 +27,7 @@ const ALLOWED: &[(&str, Option<&[&str]>)] = &[
     ("camera", None),
     ("rule", None),
     ("track", None),
-    ("detect", Some(&["regions"])),
+    ("detect", Some(&["regions", "regions_per_s"])),
     ("evidence", Some(&["jpeg_quality", "max_mb"])),
 ];
 

@@ -21,7 +21,7 @@ use crate::base::ids::Name;
 use crate::base::secret::Secret;
 use crate::capture::{CaptureConfig, Pace, SourceConfig, Transport};
 use crate::decode::{DecodeConfig, MotionConfig, QuietConfig};
-use crate::detect::{DetectConfig, Provider};
+use crate::detect::{DetectConfig, Provider, REGIONS_PER_S};
 use crate::rules::DeviceFault;
 use crate::track::TrackConfig;
 use crate::uplink::{AckBy, SiteIdentity, TlsConfig, UplinkConfig};
@@ -405,6 +405,7 @@ fn read_detect(section: Section<'_, '_>) -> Detect {
         .map(|models| models.into_iter().map(resolve).collect());
     let workers = section.integer("workers", 1..=64).map(|n| n as usize);
     let regions = section.integer("regions", 0..=16).map(|n| n as usize);
+    let per_s = section.integer("regions_per_s", 0..=10_000);
     let onnxruntime = section.path("onnxruntime");
     let known: Vec<_> = Provider::ALL.iter().map(|p| (p.word(), *p)).collect();
     let provider = section.choice("provider", &known).unwrap_or_default();
@@ -413,6 +414,7 @@ fn read_detect(section: Section<'_, '_>) -> Detect {
         models: models.iter().map(|m| m.value.clone()).collect(),
         workers,
         regions,
+        regions_per_s: per_s.map_or(REGIONS_PER_S, |n| n as u32),
         provider,
         onnxruntime: onnxruntime.clone(),
     });

@@ -66,6 +66,10 @@ fn only_what_changed_begins_anew() {
     assert_eq!(parts("workers = 1", "workers = 2"), ["workers"]);
     assert_eq!(parts("workers = 1", "workers = 2\nregions = 0"), ["models"]);
     assert_eq!(
+        parts("workers = 1", "workers = 1\nregions_per_s = 9"),
+        ["models"]
+    );
+    assert_eq!(
         parts("[detect]", "[evidence]\nmax_mb = 20\n[detect]"),
         ["evidence"]
     );

@@ -108,6 +108,8 @@ fn record(
 ) -> Result<Recording, Failure> {
     let container = Clips.open(&clip.path).or_exit(ExitCode::Data)?;
     let decode = setup.decode[clip.camera.index()].clone();
+    // As one camera alone would find the site's budget of regions; what was played before must not matter.
+    detector.begin_anew();
     let mut recorder = Recorder {
         sampler: FrameSampler::new(clip.camera, METRICS_NAME, decode, &Metrics::default()),
         detector,

@@ -70,7 +70,7 @@ fn load_models(
     } else {
         &options.models
     };
-    let models = Models::load_with(runtime, cards, config.detect.regions);
+    let models = Models::load_with(runtime, cards, config.detect.region_limits());
     let models = models.or_exit(ExitCode::Config)?;
     let labels: Vec<_> = config.rules.iter().flat_map(|r| r.labels.clone()).collect();
     if let Some(problem) = check_labels(path, &labels, &models).into_iter().next() {
