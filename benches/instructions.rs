@@ -110,11 +110,12 @@ fn outputs(clip: &Path) -> Vec<u8> {
     let model = shipped();
     let mut network = Network::load(&runtime, &model).expect("a session");
     let mut preprocessor = Preprocessor::new(model.card.input.clone(), model.card.step());
-    let (mut tensor, mut all) = (Vec::new(), Vec::new());
+    let mut all = Vec::new();
     each_picture(clip, |_, frame| {
-        let at = preprocessor.fill(frame, &mut tensor);
+        let size = preprocessor.letterbox(frame.size).tensor;
+        let fill = |tensor: &mut [f32]| preprocessor.fill_whole(frame, tensor);
         let write = |out: &[f32]| out.iter().for_each(|v| all.extend(v.to_le_bytes()));
-        network.run(&tensor, at.tensor, write).expect("an output");
+        network.run(size, fill, write).expect("an output");
     });
     all
 }

@@ -33,9 +33,10 @@ pub struct MotionDetector {
     scratch: Scratch,
 }
 
-/// Lists of [`MotionDetector::clusters`], kept for their memory.
+/// Lists that are filled anew with each picture, kept for their memory.
 #[derive(Clone, Debug, Default)]
 struct Scratch {
+    sorted: Vec<f32>,
     left: Vec<bool>,
     reached: Vec<(usize, usize)>,
     found: Vec<(usize, NormRect)>,
@@ -78,6 +79,7 @@ impl MotionDetector {
             left,
             reached,
             found,
+            ..
         } = &mut self.scratch;
         left.clone_from(&self.moved);
         found.clear();
@@ -169,7 +171,9 @@ impl MotionDetector {
         for i in 0..self.cells.len() {
             self.diffs[i] = self.means[i] - self.background[i];
         }
-        let lighting = median(&mut self.diffs.clone());
+        let sorted = &mut self.scratch.sorted;
+        sorted.clone_from(&self.diffs);
+        let lighting = median(sorted);
         let mut moved = 0;
         for (i, diff) in self.diffs.iter().enumerate() {
             let has_moved = self.counts[i] > 0 && (diff - lighting).abs() > DIFFERENCE;

@@ -187,6 +187,16 @@ struct Repeats {
 }
 
 impl Repeats {
+    /// Nothing is known; its memory is kept.
+    fn forget(&mut self) {
+        let mut earlier = std::mem::take(&mut self.earlier);
+        earlier.clear();
+        *self = Self {
+            earlier,
+            ..Self::default()
+        };
+    }
+
     /// Whether the picture is no new one.
     fn is_stale(&mut self, at: MonoMicros, digest: u64) -> bool {
         let unchanged = self.newest == Some(digest);
@@ -315,7 +325,7 @@ impl PictureHealth {
             }
             // The camera was away, and nothing is known of that time.
             _ => {
-                self.repeats = Repeats::default();
+                self.repeats.forget();
                 Duration::ZERO
             }
         };

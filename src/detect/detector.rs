@@ -241,7 +241,6 @@ impl Models {
             let runner = Runner {
                 network: Network::load(&self.runtime, model)?,
                 preprocessor: Preprocessor::new(card.input.clone(), card.step()),
-                tensor: Vec::new(),
             };
             match (card.output.decoder, &card.heads, &card.smoking) {
                 (Decoder::Smoking, _, Some(of)) => smoking.push(SmokingStage {
@@ -289,7 +288,25 @@ impl Models {
 struct Runner {
     network: Network,
     preprocessor: Preprocessor,
-    tensor: Vec<f32>,
+}
+
+impl Runner {
+    /// Runs the network on a part of the picture, stretched to the card's size.
+    fn run_crop<T>(
+        &mut self,
+        frame: &Frame,
+        crop: CropPx,
+        read: impl FnOnce(&[f32]) -> T,
+    ) -> Result<T, OnnxError> {
+        lap(Part::Postprocess);
+        let size = self.preprocessor.card();
+        let preprocessor = &mut self.preprocessor;
+        self.network.run(
+            size,
+            |tensor| preprocessor.fill_each(frame, &[crop], size, tensor),
+            read,
+        )
+    }
 }
 
 #[derive(Debug)]
@@ -309,6 +326,8 @@ struct Boxes {
     region: Vec<RawBox>,
     /// Of all regions.
     more: Vec<RawBox>,
+    /// The regions.
+    squares: Vec<CropPx>,
 }
 
 impl Stage {
@@ -323,25 +342,32 @@ impl Stage {
         let Runner {
             network,
             preprocessor,
-            tensor,
         } = &mut self.runner;
         lap(Part::Postprocess);
-        let letterbox = preprocessor.fill(frame, tensor);
+        let letterbox = preprocessor.letterbox(frame.size);
         let card = &self.card;
-        let Boxes { kept, region, more } = &mut self.boxes;
-        let decode = |out: &[f32]| decode_yolox(card, &letterbox, out, kept);
-        network.run(tensor, letterbox.tensor, decode)?;
+        let Boxes {
+            kept,
+            region,
+            more,
+            squares,
+        } = &mut self.boxes;
+        network.run(
+            letterbox.tensor,
+            |tensor| preprocessor.fill_whole(frame, tensor),
+            |out| decode_yolox(card, &letterbox, out, kept),
+        )?;
         let group = |class: usize| classes[self.first_class + class].group;
         suppress(kept, card.thresholds.nms_iou, group);
         if let Some(of) = &card.regions {
-            let mut squares = regions(of, frame.size, letterbox.scaled, &frame.moving);
+            regions(of, frame.size, letterbox.scaled, &frame.moving, squares);
             let wanted = squares.len().min(of.per_frame);
             let granted = budget.map_or(wanted, |budget| {
                 budget.ask(frame.camera, frame.stamp.received, wanted)
             });
             left_out.regions += (squares.len() - wanted) as u64;
             left_out.over_budget += (wanted - granted) as u64;
-            take_turns(&mut squares, granted, turn_of(&frame.stamp));
+            take_turns(squares, granted, turn_of(&frame.stamp));
             let size = SizePx {
                 width_px: of.side_px,
                 height_px: of.side_px,
@@ -353,12 +379,16 @@ impl Stage {
             more.clear();
             for batch in squares.chunks(network.most_at_once()) {
                 lap(Part::Postprocess);
-                preprocessor.fill_parts(frame, batch, size, tensor);
-                network.run_each(tensor, size, |square, out| {
-                    decode_yolox(card, &whole, out, region);
-                    in_picture(region, &batch[square], frame.size);
-                    more.append(region);
-                })?;
+                network.run_each(
+                    size,
+                    batch.len(),
+                    |tensor| preprocessor.fill_each(frame, batch, size, tensor),
+                    |square, out| {
+                        decode_yolox(card, &whole, out, region);
+                        in_picture(region, &batch[square], frame.size);
+                        more.append(region);
+                    },
+                )?;
             }
             more.retain(|b| !is_part(b, kept, group));
             if !more.is_empty() {
@@ -393,14 +423,7 @@ struct HeadStage {
 
 impl HeadStage {
     fn classify(&mut self, frame: &Frame, crop: CropPx) -> Result<Option<HeadState>, OnnxError> {
-        let Runner {
-            network,
-            preprocessor,
-            tensor,
-        } = &mut self.runner;
-        lap(Part::Postprocess);
-        let size = preprocessor.fill_crop(frame, crop, tensor);
-        network.run(tensor, size, HeadState::read)
+        self.runner.run_crop(frame, crop, HeadState::read)
     }
 
     /// Adds to `items` what is seen on the heads among them. A label's score is its probability
@@ -464,18 +487,10 @@ struct SmokingStage {
 
 impl SmokingStage {
     fn probability(&mut self, frame: &Frame, crop: CropPx) -> Result<Option<f32>, OnnxError> {
-        let Runner {
-            network,
-            preprocessor,
-            tensor,
-        } = &mut self.runner;
-        lap(Part::Postprocess);
-        let size = preprocessor.fill_crop(frame, crop, tensor);
-        let read = |out: &[f32]| {
+        self.runner.run_crop(frame, crop, |out| {
             let p = out.first().copied().filter(|p| p.is_finite());
             p.map(|p| p.clamp(0.0, 1.0))
-        };
-        network.run(tensor, size, read)
+        })
     }
 
     /// Puts into `all` which of `items` to look at: those of `kind` from `least` on, in turns where they are

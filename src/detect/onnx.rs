@@ -10,7 +10,8 @@ use ort::environment::Environment;
 use ort::ep::ExecutionProviderDispatch;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
-use ort::value::TensorRef;
+use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions};
+use ort::value::Tensor;
 
 use super::card::{Card, Fit, LoadedModel};
 use crate::base::geometry::SizePx;
@@ -233,12 +234,18 @@ impl Runtime {
 /// not gathered. They would wait for each other, an eighth of a second on average at four a second, for nothing.
 pub const MOST_AT_ONCE: usize = 4;
 
-/// One network, ready to run on one thread.
+/// Shapes whose tensors are kept: whole pictures of two sizes and regions by ones to fours.
+const SHAPES_KEPT: usize = 6;
+
+/// One network, ready to run on one thread. Its tensors are kept from one run to the next, so that a run asks for no
+/// memory but what ONNX Runtime's arena has.
 pub struct Network {
     session: Session,
     card: Card,
     /// Whether several pictures may go through at once.
     is_batch_free: bool,
+    /// Newest use last.
+    bound: Vec<Bound>,
 }
 
 impl std::fmt::Debug for Network {
@@ -316,10 +323,11 @@ impl Network {
             session,
             card: card.clone(),
             is_batch_free,
+            bound: Vec::with_capacity(SHAPES_KEPT),
         };
         let at_once = if is_batch_free { 2 } else { 1 };
-        let grey = vec![114.0; at_once * 3 * (width * height) as usize];
-        network.run_each(&grey, size, |_, _| ())?;
+        network.run_each(size, at_once, |tensor| tensor.fill(114.0), |_, _| ())?;
+        network.bound.clear();
         Ok(network)
     }
 
@@ -328,49 +336,58 @@ impl Network {
         if self.is_batch_free { MOST_AT_ONCE } else { 1 }
     }
 
-    /// Runs the network on `tensor`, a picture of `size`, and hands its output to `read`.
+    /// Runs the network on a picture of `size`: `fill` puts it into the tensor (three planes, row-major; what was there
+    /// is the picture before), `read` gets the output.
     ///
     /// # Errors
     /// [`OnnxError::Inference`], or [`OnnxError::ShapeMismatch`] if the output has another size
     /// than the card makes of such a picture.
     pub fn run<T>(
         &mut self,
-        tensor: &[f32],
         size: SizePx,
+        fill: impl FnOnce(&mut [f32]),
         read: impl FnOnce(&[f32]) -> T,
     ) -> Result<T, OnnxError> {
         let (mut read, mut seen) = (Some(read), None);
-        self.run_each(tensor, size, |_, output| {
+        self.run_each(size, 1, fill, |_, output| {
             seen = read.take().map(|read| read(output));
         })?;
         seen.ok_or_else(|| OnnxError::Inference {
             model: self.card.name.clone(),
-            why: "an empty tensor".to_owned(),
+            why: "no output".to_owned(),
         })
     }
 
-    /// The same with several pictures of `size`, one after the other in `tensor`, at most
+    /// The same with several `pictures` of `size`, one after the other in the tensor, from one to
     /// [`most_at_once`](Self::most_at_once); `read` gets each one's number and output.
     ///
     /// # Errors
     /// As [`run`](Self::run).
     pub fn run_each(
         &mut self,
-        tensor: &[f32],
         size: SizePx,
+        pictures: usize,
+        fill: impl FnOnce(&mut [f32]),
         mut read: impl FnMut(usize, &[f32]),
     ) -> Result<(), OnnxError> {
-        lap(Part::Preprocess);
         let card = &self.card;
         let failed = |e: ort::Error| OnnxError::Inference {
             model: card.name.clone(),
             why: e.to_string(),
         };
-        let (width, height) = (i64::from(size.width_px), i64::from(size.height_px));
-        let pictures = tensor.len() / (3 * width * height).max(1) as usize;
-        let shape = [pictures as i64, 3, height, width];
-        let input = TensorRef::from_array_view((shape, tensor)).map_err(failed)?;
-        let outputs = self.session.run(ort::inputs![input]).map_err(failed)?;
+        let known = self.bound.iter().position(|b| b.is_for(size, pictures));
+        let mut bound = match known {
+            Some(at) => self.bound.remove(at),
+            None => Bound::new(size, pictures).map_err(failed)?,
+        };
+        fill(bound.input.extract_tensor_mut().1);
+        lap(Part::Preprocess);
+        let input = ort::inputs![&bound.input];
+        let outputs = match &bound.into {
+            Some(options) => self.session.run_with_options(input, options),
+            None => self.session.run(input),
+        };
+        let outputs = outputs.map_err(failed)?;
         lap(Part::Infer);
         let (shape, output) = outputs[0].try_extract_tensor::<f32>().map_err(failed)?;
         let expected = card.output_len(size);
@@ -385,6 +402,53 @@ impl Network {
         for (picture, output) in output.chunks_exact(expected.max(1)).enumerate() {
             read(picture, output);
         }
+        if bound.into.is_none() {
+            let shape: Vec<i64> = shape.to_vec();
+            drop(outputs);
+            bound.keep_output(&self.session, shape).map_err(failed)?;
+        } else {
+            drop(outputs);
+        }
+        if self.bound.len() == SHAPES_KEPT {
+            self.bound.remove(0);
+        }
+        self.bound.push(bound);
+        Ok(())
+    }
+}
+
+/// The tensors of runs of one shape, used again.
+struct Bound {
+    size: SizePx,
+    pictures: usize,
+    input: Tensor<f32>,
+    /// Where the output goes; `None`: its shape is not known before the first run.
+    into: Option<RunOptions<HasSelectedOutputs>>,
+}
+
+impl Bound {
+    fn new(size: SizePx, pictures: usize) -> Result<Self, ort::Error> {
+        let (width, height) = (size.width_px as usize, size.height_px as usize);
+        let values = vec![0.0; pictures * 3 * width * height];
+        Ok(Self {
+            size,
+            pictures,
+            input: Tensor::from_array(([pictures, 3, height, width], values))?,
+            into: None,
+        })
+    }
+
+    fn is_for(&self, size: SizePx, pictures: usize) -> bool {
+        (self.size, self.pictures) == (size, pictures)
+    }
+
+    fn keep_output(&mut self, session: &Session, shape: Vec<i64>) -> Result<(), ort::Error> {
+        let Some(output) = session.outputs().first() else {
+            return Ok(());
+        };
+        let tensor = Tensor::<f32>::new(session.allocator(), shape)?;
+        let outputs = OutputSelector::default().preallocate(output.name(), tensor);
+        self.into = Some(RunOptions::new()?.with_outputs(outputs));
         Ok(())
     }
 }

@@ -203,10 +203,21 @@ impl Preprocessor {
         }
     }
 
-    /// Fills `tensor` (planes in the card's order, row-major; resized to the letterbox's tensor) with
-    /// `frame`, and says where the picture lies in it.
-    pub fn fill(&mut self, frame: &Frame, tensor: &mut Vec<f32>) -> Letterbox {
-        let picture = frame.size;
+    /// The card's size: what parts of pictures become by default.
+    pub fn card(&self) -> SizePx {
+        SizePx {
+            width_px: self.input.width_px,
+            height_px: self.input.height_px,
+        }
+    }
+
+    /// Where a picture of that size lies in its tensor, and how large that is.
+    pub fn letterbox(&mut self, picture: SizePx) -> Letterbox {
+        self.known(picture).letterbox
+    }
+
+    /// What is known of pictures of that size, made if it is not there.
+    fn known(&mut self, picture: SizePx) -> &Known {
         let known = if let Some(at) = self.known.iter().position(|k| k.picture == picture) {
             self.known.remove(at)
         } else {
@@ -224,42 +235,31 @@ impl Preprocessor {
                 tables,
             }
         };
-        let size = known.letterbox.tensor;
-        let place = Some((&known.place, &known.tables));
-        tensor.resize(values(size), 0.0);
-        put(&mut self.scaler, &self.input, frame, place, size, tensor);
-        let letterbox = known.letterbox;
         self.known.push(known);
-        letterbox
+        self.known.last().expect("just pushed")
     }
 
-    /// Fills `tensor` (the card's size) with a part of `frame`, stretched to it; what lies outside
-    /// the picture is padding. Returns the tensor's size.
-    pub fn fill_crop(&mut self, frame: &Frame, crop: CropPx, tensor: &mut Vec<f32>) -> SizePx {
-        let card = SizePx {
-            width_px: self.input.width_px,
-            height_px: self.input.height_px,
-        };
-        self.fill_part(frame, crop, card, tensor);
-        card
+    /// Fills `tensor` (planes in the card's order, row-major; three times the pixels of the
+    /// [`letterbox`](Self::letterbox)'s tensor) with `frame`.
+    ///
+    /// # Panics
+    /// On a tensor of another size.
+    pub fn fill_whole(&mut self, frame: &Frame, tensor: &mut [f32]) {
+        let size = self.known(frame.size).letterbox.tensor;
+        let Self {
+            scaler,
+            input,
+            known,
+            ..
+        } = self;
+        let place = known.last().map(|known| (&known.place, &known.tables));
+        put(scaler, input, frame, place, size, tensor);
     }
 
-    /// The same into a tensor of any size.
-    pub fn fill_part(&mut self, frame: &Frame, crop: CropPx, size: SizePx, tensor: &mut Vec<f32>) {
-        self.fill_parts(frame, &[crop], size, tensor);
-    }
-
-    /// The same with several parts, one after the other: a batch.
-    pub fn fill_parts(
-        &mut self,
-        frame: &Frame,
-        crops: &[CropPx],
-        size: SizePx,
-        tensor: &mut Vec<f32>,
-    ) {
-        let one = values(size);
-        tensor.resize(one * crops.len(), 0.0);
-        for (crop, tensor) in crops.iter().zip(tensor.chunks_exact_mut(one)) {
+    /// Fills `tensor` with parts of `frame`, each stretched to `size`, one after the other: a batch. What lies outside
+    /// the picture is padding.
+    pub fn fill_each(&mut self, frame: &Frame, crops: &[CropPx], size: SizePx, tensor: &mut [f32]) {
+        for (crop, tensor) in crops.iter().zip(tensor.chunks_exact_mut(values(size))) {
             let place = Place::of_part(frame.size, *crop, size);
             if let Some(place) = &place {
                 self.part.set(sides(frame.size), place.windows, place.to);
@@ -267,6 +267,20 @@ impl Preprocessor {
             let place = place.as_ref().map(|p| (p, &self.part));
             put(&mut self.scaler, &self.input, frame, place, size, tensor);
         }
+    }
+
+    /// As [`fill_whole`](Self::fill_whole), into a list that is made to fit; says where the picture lies in it.
+    pub fn fill(&mut self, frame: &Frame, tensor: &mut Vec<f32>) -> Letterbox {
+        let letterbox = self.letterbox(frame.size);
+        tensor.resize(values(letterbox.tensor), 0.0);
+        self.fill_whole(frame, tensor);
+        letterbox
+    }
+
+    /// As [`fill_each`](Self::fill_each) with one part, into a list that is made to fit.
+    pub fn fill_part(&mut self, frame: &Frame, crop: CropPx, size: SizePx, tensor: &mut Vec<f32>) {
+        tensor.resize(values(size), 0.0);
+        self.fill_each(frame, &[crop], size, tensor);
     }
 }
 

@@ -15,25 +15,27 @@ const EDGE: f64 = 0.02;
 /// Share of a region's box inside a box of the same group that makes it a part of that.
 const PART: f32 = 0.7;
 
-/// Squares of `card.side_px` over what moves, shifted into the picture, none where another already
-/// covers it; a cluster that is larger than a square gets several. The largest cluster's come first.
+/// Puts into `all`, in the place of what was there, squares of `card.side_px` over what moves, shifted into the
+/// picture, none where another already covers it; a cluster that is larger than a square gets several. The largest
+/// cluster's come first.
 pub fn regions(
     card: &RegionsCard,
     picture: SizePx,
     scaled: SizePx,
     moving: &[NormRect],
-) -> Vec<CropPx> {
+    all: &mut Vec<CropPx>,
+) {
+    all.clear();
     let side = f64::from(card.side_px);
     let (w, h) = (f64::from(picture.width_px), f64::from(picture.height_px));
     if f64::from(scaled.width_px) > WORTH * w || side > w || side > h {
-        return Vec::new();
+        return;
     }
-    let mut all: Vec<CropPx> = Vec::new();
     for rect in moving {
         let known = all.len();
         let across = starts(f64::from(rect.x0) * w, f64::from(rect.x1) * w, side, w);
         for y0 in starts(f64::from(rect.y0) * h, f64::from(rect.y1) * h, side, h) {
-            for &x0 in &across {
+            for x0 in across.clone() {
                 let near =
                     |r: &CropPx| (r.x0 - x0).abs() < side / 4.0 && (r.y0 - y0).abs() < side / 4.0;
                 if !all[..known].iter().any(near) {
@@ -47,23 +49,23 @@ pub fn regions(
             }
         }
     }
-    all
 }
 
 /// Where squares of `side` begin that cover `low..high` of an axis of `limit` pixels: one in the middle
 /// of it, or, where it is longer, several that overlap by at least half, so that what is up to half a
 /// side long lies whole in one of them.
-fn starts(low: f64, high: f64, side: f64, limit: f64) -> Vec<f64> {
-    let inside = |start: f64| start.clamp(0.0, limit - side).round();
+fn starts(low: f64, high: f64, side: f64, limit: f64) -> impl Iterator<Item = f64> + Clone {
     let length = high - low;
-    if length <= side {
-        return vec![inside(f64::midpoint(low, high) - side / 2.0)];
-    }
-    let steps = ((length - side) / (side / 2.0)).ceil().max(1.0) as u32;
-    let step = (length - side) / f64::from(steps);
-    (0..=steps)
-        .map(|i| inside(low + step * f64::from(i)))
-        .collect()
+    let (first, step, steps) = if length <= side {
+        (f64::midpoint(low, high) - side / 2.0, 0.0, 0)
+    } else {
+        let steps = ((length - side) / (side / 2.0)).ceil().max(1.0) as u32;
+        (low, (length - side) / f64::from(steps), steps)
+    };
+    (0..=steps).map(move |i| {
+        let start = first + step * f64::from(i);
+        start.clamp(0.0, limit - side).round()
+    })
 }
 
 /// Of boxes in fractions of `region`, keeps those that count, in fractions of the picture.
@@ -120,6 +122,22 @@ mod tests {
 
     fn at(x: f32, y: f32) -> NormRect {
         NormRect::clipped(x - 0.01, y - 0.01, x + 0.01, y + 0.01)
+    }
+
+    fn regions(
+        card: &RegionsCard,
+        picture: SizePx,
+        scaled: SizePx,
+        moving: &[NormRect],
+    ) -> Vec<CropPx> {
+        let mut all = vec![CropPx {
+            x0: 0.0,
+            y0: 0.0,
+            x1: 1.0,
+            y1: 1.0,
+        }];
+        super::regions(card, picture, scaled, moving, &mut all);
+        all
     }
 
     fn raw(x0: f32, y0: f32, x1: f32, y1: f32) -> RawBox {

@@ -35,5 +35,6 @@ mod rounds;
 mod rtsp_peer;
 mod secrets;
 mod status;
+mod steady_state;
 mod supervision;
 mod support;

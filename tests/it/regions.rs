@@ -208,13 +208,12 @@ fn a_shop_full_of_people_does_not_take_the_regions_of_a_mouse() {
     let [mut worker, mut other] = [models.detector().unwrap(), models.detector().unwrap()];
     let clock = ManualClock::new(MonoMicros(0), UtcMicros(0));
     let (mut seen, mut left_out) = (Vec::new(), [LeftOut::default(); 2]);
-    let mut shop = shop.iter().peekable();
-    for frame in &kitchen {
-        // The shop's pictures come first, and ask for more.
-        while let Some(busy) = shop.next_if(|f| f.stamp.received <= frame.stamp.received) {
-            other.detect(busy, &*clock).unwrap();
-            left_out[1].over_budget += other.take_left_out().over_budget;
-        }
+    for (frame, busy) in kitchen.iter().zip(shop.iter().skip(1).cycle()) {
+        // At the same moment, but the shop's worker is the faster one, and asks for more.
+        let mut busy = busy.clone();
+        busy.stamp = frame.stamp;
+        other.detect(&busy, &*clock).unwrap();
+        left_out[1].over_budget += other.take_left_out().over_budget;
         seen.push(worker.detect(frame, &*clock).unwrap());
         left_out[0].over_budget += worker.take_left_out().over_budget;
     }

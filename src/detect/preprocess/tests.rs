@@ -30,6 +30,10 @@ fn frame(w: u32, h: u32, y: u8, u: u8, v: u8, full_range: bool) -> Frame {
     }
 }
 
+fn fill_crop(p: &mut Preprocessor, frame: &Frame, crop: CropPx, tensor: &mut Vec<f32>) {
+    p.fill_part(frame, crop, p.card(), tensor);
+}
+
 fn rgb_at(tensor: &[f32], w: usize, x: usize, y: usize) -> [f32; 3] {
     let plane = tensor.len() / 3;
     [0, 1, 2].map(|c| tensor[c * plane + y * w + x])
@@ -141,14 +145,14 @@ fn a_crop_beyond_the_picture_is_padded_and_a_crop_within_is_stretched() {
     let mut p = Preprocessor::new(card(32, 32), 1);
     let mut t = Vec::new();
     let crop = |x0, y0, x1, y1| CropPx { x0, y0, x1, y1 };
-    p.fill_crop(&f, crop(10.0, 10.0, 30.0, 50.0), &mut t);
+    fill_crop(&mut p, &f, crop(10.0, 10.0, 30.0, 50.0), &mut t);
     assert!(t.iter().all(|v| (v - 200.0).abs() < 0.05));
     // The upper half lies above the picture.
-    p.fill_crop(&f, crop(0.0, -32.0, 64.0, 32.0), &mut t);
+    fill_crop(&mut p, &f, crop(0.0, -32.0, 64.0, 32.0), &mut t);
     assert!(t[..16 * 32].iter().all(|v| (v - 114.0).abs() < 0.01));
     assert!(t[16 * 32..32 * 32].iter().all(|v| (v - 200.0).abs() < 0.05));
     for nowhere in [crop(-90.0, 0.0, -70.0, 20.0), crop(f64::NAN, 0.0, 5.0, 5.0)] {
-        p.fill_crop(&f, nowhere, &mut t);
+        fill_crop(&mut p, &f, nowhere, &mut t);
         assert!(t.iter().all(|v| (v - 114.0).abs() < 0.01), "{nowhere:?}");
     }
 }
@@ -211,7 +215,7 @@ fn nothing_is_allocated_once_the_sizes_are_known() {
                 x1: w,
                 y1: h,
             };
-            p.fill_crop(frame, everything, &mut part);
+            fill_crop(p, frame, everything, &mut part);
             for _ in 0..crops {
                 let mut edge = |limit: f64| (random.f64() * 1.4 - 0.2) * limit;
                 let crop = CropPx {
@@ -220,7 +224,7 @@ fn nothing_is_allocated_once_the_sizes_are_known() {
                     x1: edge(w),
                     y1: edge(h),
                 };
-                p.fill_crop(frame, crop, &mut part);
+                fill_crop(p, frame, crop, &mut part);
                 p.fill_part(frame, crop, size(64, 64), &mut part);
             }
         }
@@ -288,7 +292,7 @@ proptest! {
     fn no_crop_makes_it_panic(c in prop::array::uniform4(-300f64..300.0), w in 2u32..90, h in 2u32..90) {
         let mut p = Preprocessor::new(card(24, 32), 1);
         let crop = CropPx { x0: c[0], y0: c[1], x1: c[2], y1: c[3] };
-        p.fill_crop(&frame(w, h, 90, 100, 140, true), crop, &mut Vec::new());
+        fill_crop(&mut p, &frame(w, h, 90, 100, 140, true), crop, &mut Vec::new());
     }
 
     #[test]
