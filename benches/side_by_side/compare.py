@@ -72,7 +72,8 @@ def arguments():
     parser.add_argument("--camera-python", default="/usr/bin/python3", metavar="FILE",
                         help="Python with GStreamer, for tests/rtsp_camera.py")
     parser.add_argument("--seconds", type=float, default=60, metavar="SECONDS", help="of each measurement")
-    parser.add_argument("--warm-up", type=float, default=20, metavar="SECONDS")
+    parser.add_argument("--warm-up", type=float, default=60, metavar="SECONDS",
+                        help="after all have looked at their first picture; a scene is quiet after half a minute")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), metavar="NAME",
