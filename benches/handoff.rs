@@ -73,6 +73,7 @@ fn handoff(c: &mut Criterion) {
         (0..8)
             .map(|_| mingchu::base::metrics::Counter::default())
             .collect(),
+        mingchu::base::time::SystemClock::shared(),
     );
     let mut spare = Some(frame());
     group.bench_function("frame board, 8 cameras", |b| {
@@ -137,7 +138,10 @@ fn frames_across(n: u64) -> Duration {
     let counters = (0..8)
         .map(|_| mingchu::base::metrics::Counter::default())
         .collect();
-    let board = Arc::new(FrameBoard::new(counters));
+    let board = Arc::new(FrameBoard::new(
+        counters,
+        mingchu::base::time::SystemClock::shared(),
+    ));
     let (back, returned) = sync_channel(1);
     let worker = board.clone();
     let began = Instant::now();

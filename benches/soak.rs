@@ -523,8 +523,6 @@ impl Daemon {
             .arg(path)
             .env("MINGCHU_LOG", "warn,mingchu=info")
             .env("NO_COLOR", "1")
-            // As the unit has it.
-            .env("MALLOC_ARENA_MAX", "2")
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

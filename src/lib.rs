@@ -20,7 +20,7 @@
 //! | what a still scene sent since it was looked at, per camera | `decode::late` | 8 MB and 2.5 s, or `quiet_look_ms` while nothing counts; shares its bytes with the ring | it is decoded; else it is let go when the next key unit shows that nothing moved | `decode_units_left_out_total{camera}`, `decode_wakes_total{camera,reason}` |
 //! | q2 frames | [`decode::FrameBoard`] | 1 waiting and 1 in flight per camera | the newest replaces the waiting one; cameras take turns | `frames_replaced_total{camera}` |
 //! | looks within a frame | `detect::Detector` | regions and squares by the models' cards, `detect.regions_per_s` of the site, 24 heads | others come with the next frames, by turns, cameras get equal shares; of heads the likeliest go first | `detect_looks_left_out_total{camera,kind}` |
-//! | q3 analysed pictures | a bounded channel, made in `app::site` | 2 per worker | the worker waits, so q2 overflows instead | `detections_queued` |
+//! | q3 analysed pictures | a bounded channel, made in `app::site` | 2 per worker that there may be | the worker waits, so q2 overflows instead | `detections_queued` |
 //! | q4 findings | [`uplink::StoreHandle::commit_finding`] | 1, blocking | rules wait until it is on the disk | `store_wait_microseconds_total` |
 //! | coverage not stored yet | `app::coverage` | 2000 changes | the oldest go | `coverage_lost_total` |
 //! | q5 bundles to complete | [`evidence::Jobs`] | 8 | original and clip of the finding are left out; its pictures are signed all the same | `evidence_jobs_dropped_total` |
@@ -42,8 +42,8 @@
 //!   given up when it is silent; one task for the uplink, one that keeps the outbox within its budget, one
 //!   that takes commands in and one that does them, one per camera that follows its health, one that
 //!   follows the store's, one that serves the status page;
-//! * one OS thread per camera that decodes, N that run the models (cores less one), one for track,
-//!   rules and pictures of findings, one that seals, clips and signs evidence, one that blurs clips the
+//! * one OS thread per camera that decodes, those that run the models, one that adds to these or ends one of
+//!   them by the load (`app::workers`, `detect::staffing`), one for track, rules and pictures of findings, one that seals, clips and signs evidence, one that blurs clips the
 //!   centre asks for, one that owns the database;
 //! * each but the one that blurs beats ([`base::heartbeat`]); systemd's watchdog is fed only while all of
 //!   them do.
@@ -58,7 +58,7 @@
 //! # While it runs
 //!
 //! A camera, the workers and the lines to the broker begin and end by themselves (`app::site`,
-//! `app::camera_unit`), so another config touches only what it changes (`app::reload`). A camera keeps
+//! `app::camera_unit`, `app::workers`), so another config touches only what it changes (`app::reload`). A camera keeps
 //! its [`base::ids::CameraSlots`] slot for the life of the process.
 //!
 //! # Who may import whom

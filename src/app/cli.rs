@@ -8,6 +8,7 @@ use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
 use super::logging::{self, LogFormat};
 use super::terminal::Terminal;
 use super::{capacity, check, demo, detect, probe, replay, run, schema, tail, verify};
+use crate::base::heap;
 use crate::base::secret::Secret;
 use crate::base::time::UtcMicros;
 use crate::base::words::{Lang, UnknownLang};
@@ -111,10 +112,10 @@ they work when something is found, not with each picture.
 
 --json: cameras (how many fit), verdict (exactly; at_least: --most fits; none: not even one; interrupted), plan_for
 (four fifths of it), limit (what is in the way of more: kind is cores, threads, other_programs or turns; stage, words,
-advice), other_programs (a warning), clip, models, cores, detect_workers, and trials, of each: cameras, fits, why
+advice), other_programs (a warning), clip, models, cores, detect_workers (the most), and trials, of each: cameras, fits, why
 (silent_cameras, units_dropped, frames_replaced, latency, rate, errors), latency_ms (from a picture's last byte to its
 detections at track and rules), analysed_per_s, sampled_per_s (with those in which nothing moved), received_per_s,
-box_cpu (of all cores, 0 to 1), used_cores, camera_cores, other_cores, stages (cores of all its threads, busiest: of one).
+box_cpu (of all cores, 0 to 1), workers (threads that ran the models), used_cores, camera_cores, other_cores, stages (cores of all its threads, busiest: of one).
 
 --profile --json: clips, of each: clip, moving (share of the sampled pictures), analysed_per_s, total_ms and stages in
 milliseconds of one core for each second of a camera. The stages from decode to rules run alone on one thread and
@@ -429,6 +430,7 @@ impl DetectArgs {
 /// # Errors
 /// [`Failure`] with the exit code.
 pub fn main() -> Outcome {
+    heap::settle();
     let cli = Cli::try_parse().unwrap_or_else(|e| {
         let code = if e.use_stderr() {
             ExitCode::Usage as i32

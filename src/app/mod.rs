@@ -39,3 +39,4 @@ mod terminal;
 mod truth;
 mod verify;
 mod watchdog;
+mod workers;

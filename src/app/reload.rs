@@ -37,7 +37,8 @@ use super::exit::Failure;
 use super::health::first_report;
 use super::notice::notice;
 use super::oversight::Terms;
-use super::site::{RunningSite, UplinkUnit, Workers, detectors, facts, load_models, worker_count};
+use super::site::{RunningSite, UplinkUnit, facts, load_models};
+use super::workers::{Tools, Workers, detectors, staffing};
 use crate::base::digest::sha256_hex;
 use crate::base::ids::CameraId;
 use crate::base::metrics::Metric;
@@ -150,7 +151,7 @@ impl Difference {
             // Other models bring workers of their own.
             (
                 Part::Workers,
-                !models && worker_count(old) != worker_count(new),
+                !models && old.detect.workers != detect.workers,
             ),
             (Part::Evidence, old.evidence != *evidence),
             (Part::Uplink, old.uplink != *uplink),
@@ -253,6 +254,7 @@ struct Prepared {
     difference: Difference,
     models: Models,
     cards: String,
+    /// For other workers; none if those at work stay.
     detectors: Vec<Detector>,
 }
 
@@ -261,6 +263,7 @@ struct Current {
     config: SiteConfig,
     models: Models,
     cards: String,
+    workers: usize,
 }
 
 /// Step 1 of the module docs. Blocking, for seconds if models are loaded.
@@ -293,7 +296,8 @@ fn prepare(current: &Current, config: SiteConfig) -> Result<Prepared, Problems> 
     };
     let one = |key: &str, e: String| Problems(vec![problem(&file, key, e, "")]);
     let detectors = if difference.has(Part::Models) || difference.has(Part::Workers) {
-        detectors(&models, worker_count(&config)).map_err(|e| one("detect", e.to_string()))?
+        detectors(&models, staffing(&config).first(current.workers))
+            .map_err(|e| one("detect", e.to_string()))?
     } else {
         Vec::new()
     };
@@ -433,6 +437,7 @@ impl RunningSite {
             config: self.config.clone(),
             models: self.models.clone(),
             cards: self.cards.clone(),
+            workers: self.workers.as_ref().map_or(0, Workers::count),
         };
         let place = config.desired;
         let prepared = on_thread("prepare", move || prepare(&current, config));
@@ -490,8 +495,10 @@ impl RunningSite {
             self.wiring.rings.end(slot, self.wiring.clock.mono());
         }
         self.report_cameras(&config, &difference);
-        if !detectors.is_empty() {
-            std::mem::take(&mut self.workers).end().await;
+        if !detectors.is_empty()
+            && let Some(workers) = self.workers.take()
+        {
+            workers.end().await;
         }
         let facts = Arc::new(facts);
         let retuning = Retuning {
@@ -508,13 +515,13 @@ impl RunningSite {
         }
         self.facts.send_replace(facts);
         if !detectors.is_empty() {
-            self.workers = Workers::start(
-                &self.wiring,
-                &self.slots,
-                &models,
-                detectors,
-                &self.analysed,
-            )?;
+            let tools = Tools {
+                wiring: self.wiring.clone(),
+                slots: self.slots.clone(),
+                models: models.clone(),
+                analysed: self.analysed.clone(),
+            };
+            self.workers = Some(Workers::start(tools, staffing(&config), detectors)?);
         }
         let begun = config
             .cameras

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -32,13 +31,14 @@ use super::mutes::Mutes;
 use super::oversight::{Oversight, Terms};
 use super::reload::{cards_digest, report};
 use super::status;
+use super::workers::{Tools, Workers, detectors, staffing};
 use crate::base::heartbeat::Heartbeats;
 use crate::base::ids::{CameraId, CameraIx, CameraSlots};
 use crate::base::metrics::{Metric, Metrics};
 use crate::base::time::SharedClock;
 use crate::capture::RtspHosts;
 use crate::decode::{FrameBoard, FramePool};
-use crate::detect::{Analysed, DetectWorker, Detector, Models, ModelsError, OnnxError, Runtime};
+use crate::detect::{Analysed, Models, ModelsError, Runtime};
 use crate::evidence::{
     Around, BEAT as EVIDENCE_BEAT, Blurrer, EvidenceSettings, Redact, SiteRings,
 };
@@ -104,7 +104,8 @@ pub struct RunningSite {
     pub(super) problems: Problems,
     pub(super) slots: CameraSlots,
     pub(super) cameras: BTreeMap<CameraId, CameraUnit>,
-    pub(super) workers: Workers,
+    /// None only while others are begun in their place.
+    pub(super) workers: Option<Workers>,
     pub(super) uplink: UplinkUnit,
     /// Pictures and clips that are to leave.
     pub(super) outbox: EvidenceOutbox,
@@ -128,13 +129,6 @@ pub struct RunningSite {
     /// The same.
     blurrer: Option<JoinHandle<()>>,
     store_thread: JoinHandle<()>,
-}
-
-/// The detect workers.
-#[derive(Debug, Default)]
-pub struct Workers {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
 }
 
 /// The lines to the broker.
@@ -217,61 +211,6 @@ pub(super) fn spawn(
         drop(faults.try_send(fault));
     });
     started.or_exit(ExitCode::Internal)
-}
-
-/// How many workers a config asks for.
-pub(super) fn worker_count(config: &SiteConfig) -> usize {
-    config.detect.workers.unwrap_or_else(|| {
-        DetectWorker::default_count(std::thread::available_parallelism().map_or(1, Into::into))
-    })
-}
-
-/// Sessions for `count` workers; takes a moment each.
-pub(super) fn detectors(models: &Models, count: usize) -> Result<Vec<Detector>, OnnxError> {
-    (0..count).map(|_| models.detector()).collect()
-}
-
-impl Workers {
-    /// Begins one for each of `detectors`.
-    ///
-    /// # Errors
-    /// The system gives no threads.
-    pub(super) fn start(
-        wiring: &Wiring,
-        slots: &CameraSlots,
-        models: &Models,
-        detectors: Vec<Detector>,
-        analysed: &SyncSender<Analysed>,
-    ) -> Result<Self, Failure> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut threads = Vec::new();
-        for (n, detector) in detectors.into_iter().enumerate() {
-            let name = format!("detect/{n}");
-            let worker = DetectWorker {
-                name: name.clone(),
-                board: wiring.board.clone(),
-                models: models.clone(),
-                detector,
-                analysed: analysed.clone(),
-                cameras: slots.clone(),
-                stop: stop.clone(),
-                metrics: wiring.metrics.clone(),
-                clock: wiring.clock.clone(),
-                heartbeat: wiring.heartbeats.register(name.clone(), THREAD_BEAT),
-            };
-            let work = move || worker.run().map_err(Fault::new);
-            threads.push(spawn(name, &wiring.faults, work)?);
-        }
-        Ok(Self { stop, threads })
-    }
-
-    /// Ends them, each after the picture at hand; what the board holds stays there.
-    pub(super) async fn end(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let threads = self.threads;
-        let joined = on_thread("join", move || join_all(threads));
-        drop(joined.await);
-    }
 }
 
 fn join_all(threads: Vec<JoinHandle<()>>) {
@@ -452,6 +391,7 @@ impl Site {
             pool: FramePool::default(),
             board: Arc::new(FrameBoard::new(
                 slots.names().iter().map(replaced).collect(),
+                clock.clone(),
             )),
             hosts: RtspHosts::default(),
             state,
@@ -518,9 +458,9 @@ impl Site {
         let mutes = Mutes::of(&shelf);
         let facts = Arc::new(facts);
         let seed = format!("{}/{}", config.identity.region, config.identity.site);
-        let workers = worker_count(&config);
+        let staffing = staffing(&config);
         // DESIGN section 2: q3 holds two results a worker. More workers by a later config share it.
-        let (analysed, results) = sync_channel(2 * workers);
+        let (analysed, results) = sync_channel(2 * staffing.most());
         let (orders, orders_seen) = sync_channel(ORDERS);
         let terms = Terms::of(&config, &slots).or_exit(ExitCode::Config)?;
         let seen = wiring.state.subscribe();
@@ -602,8 +542,14 @@ impl Site {
             &outbox,
             &mail,
         );
-        let detectors = detectors(&models, workers).or_exit(ExitCode::Config)?;
-        let workers = Workers::start(&wiring, &slots, &models, detectors, &analysed)?;
+        let detectors = detectors(&models, staffing.first(0)).or_exit(ExitCode::Config)?;
+        let tools = Tools {
+            wiring: wiring.clone(),
+            slots: slots.clone(),
+            models: models.clone(),
+            analysed: analysed.clone(),
+        };
+        let workers = Workers::start(tools, staffing, detectors)?;
         let mut cameras = BTreeMap::new();
         for camera in &config.cameras {
             let slot = slots.slot(&camera.id).or_exit(ExitCode::Config)?;
@@ -642,7 +588,7 @@ impl Site {
             problems,
             slots,
             cameras,
-            workers,
+            workers: Some(workers),
             uplink,
             outbox,
             analysed,
@@ -740,7 +686,9 @@ impl RunningSite {
         let (analysed, keeper, blurrer) = (self.analysed, self.keeper, self.blurrer);
         let upstream = on_thread("join", move || {
             board.close();
-            join_all(workers.threads);
+            if let Some(workers) = workers {
+                workers.join();
+            }
             // The analytics thread ends when nobody can hand it a picture any more.
             drop(analysed);
             drop(analytics.join());

@@ -53,6 +53,8 @@ metrics! {
     DetectLooksLeftOut => "detect_looks_left_out_total", "Regions, heads and squares not looked at because a picture held more than the limit, or the site in a second (region_budget), by camera and kind.";
     DetectErrors => "detect_errors_total", "Pictures lost to an inference error, by camera.";
     DetectBusyMicros => "detect_busy_microseconds_total", "Time spent in pre-processing, inference and post-processing.";
+    DetectWaitMicros => "detect_wait_microseconds_total", "Time that pictures were ready on the frame board before a worker took them.";
+    DetectWorkers => "detect_workers", "Gauge: workers that run the models.";
     DetectionsQueued => "detections_queued", "Gauge: analysed pictures waiting for track and rules.";
     FindingChanges => "finding_changes_total", "Finding revisions decided, by phase.";
     CoverageReports => "coverage_reports_total", "Hours of coverage that were reported.";

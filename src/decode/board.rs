@@ -7,6 +7,9 @@
 //! * cameras are served in the order in which they became ready, so a fast camera cannot starve a
 //!   slow one;
 //! * posted = claimed + replaced + waiting, for each camera.
+//!
+//! A claim tells how long its camera was ready before a worker came: what a further worker could have saved it.
+//! The time that a picture waits behind its own camera's last one is not in it.
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,7 +17,7 @@ use std::time::Duration;
 use super::quiet::Quiet;
 use crate::base::ids::CameraIx;
 use crate::base::metrics::Counter;
-use crate::base::time::FrameStamp;
+use crate::base::time::{FrameStamp, MonoMicros, SharedClock};
 
 #[derive(Debug)]
 struct Slot<T> {
@@ -27,7 +30,8 @@ struct Slot<T> {
 #[derive(Debug)]
 struct State<T> {
     slots: Vec<Slot<T>>,
-    ready: VecDeque<usize>,
+    /// Slots whose picture a worker may take, and since when.
+    ready: VecDeque<(usize, MonoMicros)>,
     closed: bool,
 }
 
@@ -38,6 +42,7 @@ pub struct FrameBoard<T> {
     wake: Condvar,
     /// A picture was taken off the board.
     taken: Condvar,
+    clock: SharedClock,
 }
 
 /// What became of a picture.
@@ -56,6 +61,8 @@ pub enum Posted {
 pub struct Claim<'b, T> {
     /// The picture.
     pub frame: T,
+    /// How long its camera was ready before it was claimed.
+    pub waited: Duration,
     held: Held<'b, T>,
 }
 
@@ -96,7 +103,7 @@ impl<T> State<T> {
 
 impl<T> FrameBoard<T> {
     /// A board with a slot per camera; `replaced` counts each camera's losses.
-    pub fn new(replaced: Vec<Counter>) -> Self {
+    pub fn new(replaced: Vec<Counter>, clock: SharedClock) -> Self {
         let ready = VecDeque::with_capacity(replaced.len());
         let slots = replaced.into_iter().map(Slot::new).collect();
         Self {
@@ -107,6 +114,7 @@ impl<T> FrameBoard<T> {
             }),
             wake: Condvar::new(),
             taken: Condvar::new(),
+            clock,
         }
     }
 
@@ -121,6 +129,7 @@ impl<T> FrameBoard<T> {
 
     /// Puts up a camera's newest picture. Never waits for longer than the lock.
     pub fn post(&self, camera: CameraIx, frame: T) -> Posted {
+        let now = self.clock.mono();
         let mut state = self.lock();
         if state.closed {
             return Posted::Closed;
@@ -131,7 +140,7 @@ impl<T> FrameBoard<T> {
             return Posted::Replaced;
         }
         if !slot.claimed {
-            state.ready.push_back(camera.index());
+            state.ready.push_back((camera.index(), now));
             self.wake.notify_one();
         }
         Posted::Queued
@@ -169,7 +178,7 @@ impl<T> FrameBoard<T> {
             .wake
             .wait_timeout_while(self.lock(), limit, idle)
             .unwrap_or_else(PoisonError::into_inner);
-        let Some(slot) = state.ready.pop_front() else {
+        let Some((slot, since)) = state.ready.pop_front() else {
             return Err(if state.is_over() {
                 NoFrame::Closed
             } else {
@@ -186,9 +195,14 @@ impl<T> FrameBoard<T> {
             // Others may be waiting to learn that nothing is left.
             self.wake.notify_all();
         }
+        // Nobody waits for the clock.
+        drop(state);
+        let held = Held { board: self, slot };
+        let waited = self.clock.mono().since(since);
         Ok(Claim {
             frame,
-            held: Held { board: self, slot },
+            waited,
+            held,
         })
     }
 
@@ -214,11 +228,12 @@ impl<'b, T> Claim<'b, T> {
 
 impl<T> Drop for Held<'_, T> {
     fn drop(&mut self) {
+        let now = self.board.clock.mono();
         let mut state = self.board.lock();
         let slot = &mut state.slots[self.slot];
         slot.claimed = false;
         if slot.waiting.is_some() {
-            state.ready.push_back(self.slot);
+            state.ready.push_back((self.slot, now));
             self.board.wake.notify_one();
         }
     }
@@ -227,6 +242,7 @@ impl<T> Drop for Held<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::time::{ManualClock, SystemClock, UtcMicros};
     use proptest::prelude::*;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -236,7 +252,10 @@ mod tests {
 
     fn board(cameras: usize) -> (FrameBoard<u64>, Vec<Counter>) {
         let counters: Vec<_> = (0..cameras).map(|_| Counter::default()).collect();
-        (FrameBoard::new(counters.clone()), counters)
+        (
+            FrameBoard::new(counters.clone(), SystemClock::shared()),
+            counters,
+        )
     }
 
     #[test]
@@ -278,6 +297,25 @@ mod tests {
         b.post(CameraIx(1), 3);
         let seen: Vec<_> = (0..2).map(|_| b.claim(NOW).unwrap().frame).collect();
         assert_eq!((seen, counter.value()), (vec![1, 3], 1));
+    }
+
+    #[test]
+    fn a_claim_tells_how_long_a_worker_was_missing_but_not_how_long_the_camera_was_in_its_own_way()
+    {
+        let clock = ManualClock::new(MonoMicros(0), UtcMicros(0));
+        let b = FrameBoard::new(vec![Counter::default()], clock.clone());
+        let ms = Duration::from_millis;
+        b.post(CameraIx(0), 1);
+        clock.advance(ms(30));
+        b.post(CameraIx(0), 2); // replaces; it has been ready since the first one came
+        clock.advance(ms(10));
+        let first = b.claim(NOW).unwrap();
+        assert_eq!(first.waited, ms(40));
+        b.post(CameraIx(0), 3);
+        clock.advance(ms(500));
+        drop(first);
+        clock.advance(ms(7));
+        assert_eq!(b.claim(NOW).unwrap().waited, ms(7));
     }
 
     #[test]

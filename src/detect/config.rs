@@ -8,8 +8,9 @@ use super::onnx::Provider;
 pub struct DetectConfig {
     /// Model cards (`*.toml`), at least one.
     pub models: Vec<PathBuf>,
-    /// Worker threads; `None` sizes them from the cores. Each has one single-threaded session per
-    /// model: on small boxes more sessions use the cores better than more threads per session.
+    /// Worker threads; `None`: by the load and the cores ([`Staffing`](super::Staffing)). Each has one
+    /// single-threaded session per model: on small boxes more sessions use the cores better than more threads
+    /// per session.
     pub workers: Option<usize>,
     /// Native-resolution regions looked at in one frame at most; `None`: as many as the cards say.
     pub regions: Option<usize>,

@@ -224,6 +224,19 @@ impl Models {
         gives && !self.loaded[model].card.is_second_stage()
     }
 
+    /// The same, but their networks do not load any more.
+    #[cfg(test)]
+    pub(crate) fn spoiled(&self) -> Self {
+        let spoil = |model: &LoadedModel| LoadedModel {
+            network: Arc::from(&b"no network"[..]),
+            ..model.clone()
+        };
+        Self {
+            loaded: self.loaded.iter().map(spoil).collect(),
+            ..self.clone()
+        }
+    }
+
     fn sessions(&self, of: impl Fn(usize) -> bool) -> Result<Detector, OnnxError> {
         let (mut stages, mut heads, mut smoking) = (Vec::new(), Vec::new(), Vec::new());
         let named = |labels: &[String]| -> Vec<bool> {

@@ -18,6 +18,7 @@ mod preprocess;
 mod reference;
 mod regions;
 mod scale;
+mod staffing;
 mod turns;
 mod worker;
 
@@ -33,5 +34,6 @@ pub use onnx::{MOST_AT_ONCE, Network, OnnxError, Provider, Runtime};
 pub use postprocess::{RawBox, decode_yolox, suppress};
 pub use preprocess::{CropPx, Letterbox, Preprocessor, tensor_size};
 pub use reference::Reference;
+pub use staffing::{AGAIN_AFTER, Change, LONG_WAIT, LOOK_EVERY, Load, QUIET_FOR, Staffing, WINDOW};
 pub use turns::LeftOut;
 pub use worker::{Analysed, DetectWorker, ERROR_LIMIT, WorkerError};

@@ -61,7 +61,7 @@ pub struct DetectWorker {
     pub analysed: SyncSender<Analysed>,
     /// Names of the cameras.
     pub cameras: CameraSlots,
-    /// Set when other workers are to take over: ends the run after the picture at hand.
+    /// Set when it is to end, others take over: after the picture at hand.
     pub stop: Arc<AtomicBool>,
     /// The site's metrics.
     pub metrics: Metrics,
@@ -92,12 +92,6 @@ impl PerCamera {
 }
 
 impl DetectWorker {
-    /// Workers for a machine with `cores`: one per core, less one for decoding and the rest where
-    /// there are more than two.
-    pub fn default_count(cores: usize) -> usize {
-        if cores > 2 { cores - 1 } else { cores.max(1) }
-    }
-
     /// Rare: more to look at in one picture than the limits of the cards and of the classifier.
     fn count_left_out(&mut self, camera: CameraIx) {
         for (kind, n) in self.detector.take_left_out().by_kind() {
@@ -124,6 +118,7 @@ impl DetectWorker {
         let mut frames = per_camera(Metric::DetectFrames);
         let mut errors = per_camera(Metric::DetectErrors);
         let busy = self.metrics.counter(Metric::DetectBusyMicros, &[]);
+        let waited = self.metrics.counter(Metric::DetectWaitMicros, &[]);
         let restarts = self
             .metrics
             .counter(Metric::StageRestarts, &[("stage", &self.name)]);
@@ -137,6 +132,7 @@ impl DetectWorker {
                 Err(NoFrame::Closed) => return Ok(()),
             };
             let camera = claim.camera();
+            waited.add(claim.waited.as_micros() as u64);
             let began = self.clock.mono();
             // Of odd pictures too: one must not end the process.
             let look = || self.detector.detect(&claim.frame, &*self.clock);

@@ -612,8 +612,6 @@ pub fn mingchu() -> Command {
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
         .env("NO_COLOR", "1")
-        // As the unit has it.
-        .env("MALLOC_ARENA_MAX", "2")
         .env("LC_ALL", "C.UTF-8")
         .env("MINGCHU_LOG", "warn,mingchu=info,rumqttd=off")
         .current_dir(env!("CARGO_MANIFEST_DIR"));

@@ -30,8 +30,9 @@ use super::exit::{ExitCode, Failure, OrExit as _, Outcome};
 use super::models::shipped_or;
 use super::probe;
 use super::run::Signals;
-use super::site::{find_upwards, worker_count};
+use super::site::find_upwards;
 use super::terminal::{LiveLine, Terminal};
+use super::workers::staffing;
 use crate::detect::{Models, Runtime};
 
 /// How often the line of progress is drawn.
@@ -211,7 +212,7 @@ pub async fn run(options: CapacityOptions, terminal: Terminal) -> Outcome {
         analyse_fps: (f64::from(options.fps) * 1000.0).round() / 1000.0,
         p95_ms: f64::from(options.p95_ms),
         cores: cores(),
-        workers: worker_count(&bench.config_of_one()?),
+        workers: staffing(&bench.config_of_one()?).most(),
     };
     let facts = Facts::new(bench, &options, wanted);
     if !options.json {

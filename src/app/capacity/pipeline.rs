@@ -20,22 +20,24 @@ use crate::app::config::{self, CODES, SiteConfig, resolve_rules, toml_text};
 use crate::app::exit::{ExitCode, Failure, OrExit as _};
 use crate::app::health::{Problems, first_report};
 use crate::app::models::starts;
-use crate::app::site::{Fault, Workers, detectors, spawn, worker_count};
+use crate::app::site::{Fault, spawn};
+use crate::app::workers::{Tools, Workers, detectors, staffing};
 use crate::base::heartbeat::Heartbeats;
 use crate::base::ids::{CameraId, CameraIx, CameraSlots};
 use crate::base::metrics::{Metric, Metrics};
 use crate::base::time::{MonoMicros, SharedClock, SystemClock, process_cpu};
 use crate::capture::RtspHosts;
 use crate::decode::{FrameBoard, FramePool};
-use crate::detect::{Analysed, Models};
+use crate::detect::{Analysed, LOOK_EVERY, Models, WINDOW};
 use crate::evidence::{EvidenceSettings, SiteRings};
 use crate::rules::{RuleConfig, RuleEngine};
 use crate::track::Tracker;
 use crate::uplink::{SiteState, UplinkHealth};
 
 /// After the first analysed picture of each camera, before anything counts: the motion gate has learnt
-/// its background by then (it takes a second or two), and the decoders are full.
-const WARM_UP: Duration = Duration::from_secs(2);
+/// its background by then (it takes a second or two), the decoders are full, and the workers have been
+/// seen at work for as long as it takes to tell whether one more is called for.
+const WARM_UP: Duration = Duration::from_secs(WINDOW.as_secs() + LOOK_EVERY.as_secs());
 /// By then each camera must have given an analysed picture.
 const FIRST_PICTURES: Duration = Duration::from_secs(20);
 /// How often a wait looks up.
@@ -71,6 +73,8 @@ pub struct Measured {
     pub silent: usize,
     /// For how long.
     pub elapsed: Duration,
+    /// Threads that ran the models.
+    pub workers: usize,
     /// From a unit's last byte to its detections at track and rules, microseconds, rising.
     pub latencies_us: Vec<u32>,
     /// Access units that came.
@@ -134,6 +138,7 @@ pub struct Pipeline {
     wiring: Wiring,
     slots: CameraSlots,
     workers: Workers,
+    most_workers: usize,
     units: Vec<CameraUnit>,
     analysed: SyncSender<Analysed>,
     analytics: JoinHandle<()>,
@@ -270,7 +275,7 @@ impl Pipeline {
         });
         let (faults, fault_seen) = mpsc::channel(1);
         let wiring = Wiring {
-            board: Arc::new(FrameBoard::new(counters)),
+            board: Arc::new(FrameBoard::new(counters, clock.clone())),
             pool: FramePool::default(),
             hosts: RtspHosts::default(),
             problems: Problems::new(state.clone()),
@@ -283,13 +288,14 @@ impl Pipeline {
             rings: SiteRings::default(),
             evidence: EvidenceSettings::new(config.evidence.clone()),
         };
-        let workers = worker_count(&config);
+        let staffing = staffing(&config);
+        let (first, most_workers) = (staffing.first(0), staffing.most());
         let models = bench.models.clone();
-        let sessions = on_thread("sessions", move || detectors(&models, workers)).await;
+        let sessions = on_thread("sessions", move || detectors(&models, first)).await;
         let sessions = sessions
             .or_exit(ExitCode::Internal)?
             .or_exit(ExitCode::Config)?;
-        let (analysed, results) = sync_channel(2 * workers);
+        let (analysed, results) = sync_channel(2 * most_workers);
         let (trackers, rules) = bench.scene(&config);
         let engine = RuleEngine::new(rules, "capacity");
         let tally = Shared::default();
@@ -299,13 +305,20 @@ impl Pipeline {
             analyse(&results, trackers, engine, &of_thread, &clock);
             Ok(())
         })?;
-        let workers = Workers::start(&wiring, &slots, &bench.models, sessions, &analysed)?;
+        let tools = Tools {
+            wiring: wiring.clone(),
+            slots: slots.clone(),
+            models: bench.models.clone(),
+            analysed: analysed.clone(),
+        };
+        let workers = Workers::start(tools, staffing, sessions)?;
         let period = Duration::from_secs_f32(1.0 / bench.analyse_fps).min(LONGEST_STEP);
         Ok(Self {
             config,
             wiring,
             slots,
             workers,
+            most_workers,
             units: Vec::new(),
             analysed,
             analytics,
@@ -347,14 +360,26 @@ impl Pipeline {
             self.fault()?;
             let silent = self.tally.lock().seen.iter().filter(|s| !**s).count();
             if silent == 0 {
-                tokio::time::sleep(WARM_UP).await;
-                return Ok(0);
+                return self.staff_up().await.map(|()| 0);
             }
             if self.wiring.clock.mono().since(begun) > FIRST_PICTURES {
                 return Ok(silent);
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Waits until there are as many workers as the load calls for, each of them having been seen at work.
+    async fn staff_up(&mut self) -> Result<(), Failure> {
+        for _ in 0..self.most_workers {
+            let workers = self.workers.count();
+            tokio::time::sleep(WARM_UP).await;
+            self.fault()?;
+            if self.workers.is_settled() && self.workers.count() == workers {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -399,6 +424,7 @@ impl Pipeline {
             cameras: self.config.cameras.len(),
             silent: 0,
             elapsed,
+            workers: self.workers.count(),
             latencies_us,
             received: more(Metric::CaptureUnits),
             sampled: more(Metric::FramesSampled),

@@ -79,6 +79,7 @@ struct TrialWords {
     why: Vec<Why>,
     silent_cameras: usize,
     seconds: f64,
+    workers: usize,
     latency_ms: Latency,
     analysed_per_s: f64,
     sampled_per_s: f64,
@@ -194,6 +195,7 @@ impl Trial {
             why: self.whys.clone(),
             silent_cameras: m.silent,
             seconds: rounded(m.elapsed.as_secs_f64()),
+            workers: m.workers,
             latency_ms: Latency::of(m),
             analysed_per_s: rounded(m.analysed_per_s()),
             sampled_per_s: rounded(m.sampled_per_s()),
@@ -245,7 +247,7 @@ impl<'b> Facts<'b> {
             self.models.join(", ")
         ));
         terminal.line(format_args!(
-            "  this box     {cores} cores, {workers} threads for the models"
+            "  this box     {cores} cores, up to {workers} threads for the models"
         ));
         terminal.line(format_args!(
             "  fits         for {} s no picture is lost and 95 of 100 are looked at within {p95_ms} ms",

@@ -26,7 +26,7 @@ pub struct Wanted {
     pub p95_ms: f64,
     /// Of this machine.
     pub cores: usize,
-    /// Threads that run the models.
+    /// Threads that run the models at most; there are as many as the load calls for.
     pub workers: usize,
 }
 

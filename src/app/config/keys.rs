@@ -342,10 +342,10 @@ pub const KEYS: &[Key] = &[
     key(
         "detect",
         "workers",
-        "whole number, 1 to 64",
-        "3",
-        Words("the machine's cores less one, at least 1; 2 on two cores"),
-        "Threads that run the models.",
+        "whole number, 1 to 64, or `\"auto\"`",
+        "\"auto\"",
+        Value("\"auto\""),
+        "Threads that run the models. `auto`: one, and more when pictures wait for them and cores are left, up to the machine's cores; after minutes with little to look at there are fewer again (`detect_workers`). Each costs memory for networks of its own.",
     ),
     key(
         "detect",

@@ -403,7 +403,8 @@ fn read_detect(section: Section<'_, '_>) -> Detect {
     let models: Option<Vec<_>> = section
         .texts("models")
         .map(|models| models.into_iter().map(resolve).collect());
-    let workers = section.integer("workers", 1..=64).map(|n| n as usize);
+    let workers = section.integer_or("workers", 1..=64, "auto");
+    let workers = workers.map(|n| n as usize);
     let regions = section.integer("regions", 0..=16).map(|n| n as usize);
     let per_s = section.integer("regions_per_s", 0..=10_000);
     let onnxruntime = section.path("onnxruntime");

@@ -323,6 +323,22 @@ impl<'r, 'a> Section<'r, 'a> {
         fits
     }
 
+    /// A whole number in `range`, or the word that means what holds without the key (`None`).
+    pub fn integer_or(
+        &self,
+        name: &'static str,
+        range: RangeInclusive<u64>,
+        word: &str,
+    ) -> Option<u64> {
+        match self.entry(name) {
+            Some((_, value)) if value.get_ref().as_str() == Some(word) => {
+                self.mark_known(name);
+                None
+            }
+            _ => self.integer(name, range),
+        }
+    }
+
     /// A number in `range`; whole ones count too.
     pub fn number(&self, name: &'static str, range: RangeInclusive<f32>) -> Option<f32> {
         let (key, value) = self.value(name)?;

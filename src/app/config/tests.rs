@@ -462,6 +462,23 @@ proptest::proptest! {
 }
 
 #[test]
+fn workers_are_a_number_or_left_to_the_load() {
+    let with =
+        |workers: &str| MINIMAL.replace("[detect]", &format!("[detect]\nworkers = {workers}"));
+    assert_eq!(good(MINIMAL).detect.workers, None);
+    assert_eq!(good(&with("\"auto\"")).detect.workers, None);
+    assert_eq!(good(&with("3")).detect.workers, Some(3));
+    for wrong in ["\"many\"", "0", "65", "true"] {
+        let problems = parse(Path::new("site.toml"), &with(wrong)).problems;
+        let [problem] = &problems[..] else {
+            panic!("{wrong}: {problems:?}");
+        };
+        assert_eq!(problem.key, "detect.workers");
+        assert!(problem.remedy.contains("`workers = \"auto\"`"), "{problem}");
+    }
+}
+
+#[test]
 fn a_camera_switches_off_what_it_need_not_be_looked_at_for() {
     let text = MINIMAL.replace("[[camera]]\n", "[[camera]]\nhealth_off = [\"moved\"]\n")
         + "\n[health]\noff = [\"dark\", \"no-video\"]\nbusiness_hours_only = []\nfrozen_s = 20\n";
