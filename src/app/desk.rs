@@ -132,6 +132,8 @@ impl Outcome {
 
 /// Pictures for the centre, without anybody's face.
 pub trait Pictures: Send + Sync + std::fmt::Debug {
+    /// Has a camera looked at with its next key picture, however quiet the scene is.
+    fn look(&self, camera: &str);
     /// Sends a camera's newest picture; what to answer, or why there is none.
     fn snapshot(&self, camera: String) -> BoxFuture<'static, Result<Value, String>>;
     /// Sends a finding's clip; what to answer, or why there is none.
@@ -626,6 +628,9 @@ impl Desk {
             return Outcome::refused(words::command::nobody_looks());
         };
         let seconds = args.seconds.unwrap_or(REINSPECT_DEFAULT_SECONDS);
+        if let Some(pictures) = &self.pictures {
+            pictures.look(&camera);
+        }
         let begun = self.clock.utc();
         let watched = self.watch(&camera, seconds).await;
         let open = self.ask(Order::Open).await.unwrap_or_default();

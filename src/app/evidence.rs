@@ -22,6 +22,7 @@ use crate::base::metrics::{Metric, Metrics};
 use crate::base::time::{FrameStamp, SharedClock, UtcMicros};
 use crate::base::words;
 use crate::capture::AccessUnit;
+use crate::decode::{Frame, FrameBoard};
 use crate::detect::{Analysed, ClassInfo, LoadedModel, Models};
 use crate::evidence::{
     BlurError, Blurrer, Blurs, BundleWriter, ClipFile, ClipSpan, ClipState, ClockWord, DeletedBody,
@@ -133,7 +134,8 @@ type Asked = HashMap<CameraIx, Vec<oneshot::Sender<Result<Snapshot, NoSnapshot>>
 pub struct Snapshots(Arc<Mutex<Asked>>);
 
 impl Snapshots {
-    /// The next picture of `camera` that the models look at: within a second while it sees. The
+    /// The next picture of `camera` that the models look at: within a second while it sees, of a still scene with its
+    /// next key unit, of a quiet one if the board is told. The
     /// receiver fails if the site stops; who asks sets a limit, for a blind camera never answers.
     pub fn ask(&self, camera: CameraIx) -> oneshot::Receiver<Result<Snapshot, NoSnapshot>> {
         let (tx, rx) = oneshot::channel();
@@ -255,10 +257,12 @@ impl EvidenceDesk {
         &self,
         store: StoreHandle,
         slots: CameraSlots,
+        board: Arc<FrameBoard<Frame>>,
         clock: SharedClock,
         blurs: Option<Blurs>,
     ) -> EvidenceAnswers {
         EvidenceAnswers {
+            board,
             settings: self.settings.clone(),
             blurs,
             slots,
@@ -608,6 +612,8 @@ pub struct EvidenceAnswers {
     pub slots: CameraSlots,
     /// Where pictures are taken.
     pub snapshots: Snapshots,
+    /// Where quiet cameras are told that they are wanted.
+    pub board: Arc<FrameBoard<Frame>>,
     /// What there is; else why nothing can be kept.
     pub kept: Result<Kept, String>,
     /// Where files wait to be sent.
@@ -625,6 +631,7 @@ impl EvidenceAnswers {
     /// Why there is none, for people.
     pub async fn send_snapshot(&self, camera: CameraIx) -> Result<serde_json::Value, String> {
         let asked = self.snapshots.ask(camera);
+        self.board.disturb(camera);
         let snapshot = match tokio::time::timeout(SNAPSHOT_WAIT, asked).await {
             Ok(Ok(snapshot)) => snapshot?,
             Ok(Err(_)) => return Err("the site is stopping".to_owned()),
@@ -766,6 +773,13 @@ fn not_sent(e: BlurError) -> NotSent {
 }
 
 impl super::desk::Pictures for EvidenceAnswers {
+    fn look(&self, camera: &str) {
+        let names = self.slots.names();
+        if let Some(slot) = names.iter().position(|n| n.as_str() == camera) {
+            self.board.disturb(CameraIx(slot as u16));
+        }
+    }
+
     fn snapshot(&self, camera: String) -> BoxFuture<'static, Result<serde_json::Value, String>> {
         let this = self.clone();
         async move {
@@ -785,7 +799,7 @@ impl super::desk::Pictures for EvidenceAnswers {
 
 /// A clip that is being blurred, and those that wait before it, take no longer.
 const BLUR_WAIT: std::time::Duration = std::time::Duration::from_secs(1800);
-/// A camera that sees is looked at once a second at least.
+/// A camera that sees is looked at once a second at least, or with each key unit once it is asked for.
 const SNAPSHOT_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// From its content and moment: asked twice for one picture, it is one.

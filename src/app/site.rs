@@ -432,7 +432,13 @@ impl Site {
             spawn("blur".to_owned(), &wiring.faults, work)
         };
         let blurrer = blurrer.map(blur).transpose()?;
-        let pictures = evidence_desk.answers(store.clone(), slots.clone(), clock.clone(), blurs);
+        let pictures = evidence_desk.answers(
+            store.clone(),
+            slots.clone(),
+            wiring.board.clone(),
+            clock.clone(),
+            blurs,
+        );
         let keeper = match keeper {
             None => None,
             Some(keeper) => {

@@ -151,6 +151,11 @@ impl<T> FrameBoard<T> {
         self.lock().slots[camera.index()].quiet.saw(stamp, anything);
     }
 
+    /// Somebody asks for a picture of the camera: its next key unit is looked at, however quiet the scene is.
+    pub fn disturb(&self, camera: CameraIx) {
+        self.lock().slots[camera.index()].quiet.disturb();
+    }
+
     /// What rules counted on a camera.
     pub fn quiet(&self, camera: CameraIx) -> Quiet {
         self.lock().slots[camera.index()].quiet

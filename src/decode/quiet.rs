@@ -55,6 +55,11 @@ impl Quiet {
         }
     }
 
+    /// Somebody wants to see it: it is not quiet for another [`QUIET_AFTER`].
+    pub fn disturb(&mut self) {
+        self.since = None;
+    }
+
     /// Whether the scene is quiet when the unit of `stamp` comes. Not if no picture was analysed for longer than one
     /// should have come: then nobody knows.
     pub(super) fn holds(&self, stamp: &FrameStamp, config: QuietConfig) -> bool {
@@ -89,6 +94,19 @@ mod tests {
         assert_eq!(first, Some(32));
         assert!(!quiet(61, true));
         assert!(!quiet(62, false));
+        assert!((63..100).any(|second| quiet(second, false)));
+    }
+
+    #[test]
+    fn who_wants_to_see_it_disturbs_it_for_half_a_minute() {
+        let (mut quiet, config) = (Quiet::default(), QuietConfig::default());
+        (0..40).for_each(|second| quiet.saw(&at(1, second), false));
+        quiet.disturb();
+        assert!(!quiet.holds(&at(1, 40), config));
+        (40..70).for_each(|second| quiet.saw(&at(1, second), false));
+        assert!(!quiet.holds(&at(1, 69), config));
+        quiet.saw(&at(1, 70), false);
+        assert!(quiet.holds(&at(1, 70), config));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use mingchu::base::time::{ManualClock, MonoMicros, UtcMicros};
 use mingchu::capture::OpenContainer as _;
 use mingchu::decode::{Clips, DecodeConfig, FrameSampler, Quiet, Sampled};
 
+use crate::centre::ask;
 use crate::support::{
     Camera, LIMIT, Listener, Mosquitto, Page, SiteDir, camera_table, mingchu, page_of, shared_clip,
 };
@@ -334,6 +335,10 @@ fn a_live_camera_of_a_quiet_scene_is_looked_at_seldom_until_somebody_comes_in() 
         }
         std::thread::yield_now();
     }
+    // Who wants to see it need not wait for ten seconds.
+    let look = serde_json::json!({"camera": "room"});
+    let look = ask(&mut listener, broker.port, "snapshot", "look-1", &look);
+    assert_eq!(look["outcome"], "done", "{look}");
     listener.eventually("somebody", |m| m.topic.ends_with("/finding/person.present"));
     let page = Page::read(&address);
     assert!(page.sum("mingchu_decode_wakes_total{camera=\"room\"") > 0);

@@ -4,8 +4,8 @@ use super::*;
 use crate::base::geometry::SizePx;
 use crate::base::heartbeat::Heartbeats;
 use crate::base::ids::ClassId;
+use crate::base::metrics::Counter;
 use crate::base::time::{MonoMicros, SystemClock, UtcMicros};
-use crate::decode::Frame;
 use crate::detect::{Detection, Detections};
 use crate::evidence::{Around, BEAT, SiteRings};
 use crate::uplink::{SiteState, Store};
@@ -102,7 +102,8 @@ fn site(labels: &[&str], redact: Redact, prepare: impl FnOnce(&Path)) -> Site {
         &metrics,
         clock.clone(),
     );
-    let answers = desk.answers(store, CameraSlots::default(), clock, None);
+    let board = Arc::new(FrameBoard::new(vec![Counter::default()], clock.clone()));
+    let answers = desk.answers(store, CameraSlots::default(), board, clock, None);
     Site {
         desk,
         answers,
