@@ -7,7 +7,7 @@
 //! of its own intervals if those are longer. Pictures that the motion gate leaves out need no account
 //! of their own: of a still scene one is analysed at least every `motion_refresh_ms`. While only key units are
 //! decoded, and in a quiet scene not all of those, a picture says itself when the next one comes: it holds for
-//! [`WATCHED_FOR`] more than that. The sizes of all units are compared meanwhile, so that what moves is seen.
+//! [`WATCHED_FOR`] more than that, unless another one was handed on meanwhile, or failed. The sizes of all units are compared meanwhile, so that what moves is seen.
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -42,8 +42,12 @@ struct Camera {
     slot: CameraIx,
     watched_for: Duration,
     analysed: Option<MonoMicros>,
-    /// From that picture to the next.
+    /// From that picture to the next, if nothing moves.
     next_within: Duration,
+    /// Pictures that moved or were due, handed on for analysis; and how many when that picture was analysed.
+    sampled: Counter,
+    still: Counter,
+    handed_on: u64,
     errors: Counter,
     errors_seen: u64,
     /// When an inference of it failed last.
@@ -145,6 +149,7 @@ impl Coverage {
         if let Some(camera) = self.cameras.iter_mut().find(|c| c.slot == camera) {
             camera.analysed = Some(at);
             camera.next_within = next_within;
+            camera.handed_on = camera.handed_on();
         }
     }
 
@@ -257,17 +262,25 @@ impl Coverage {
 
 impl Camera {
     fn new(terms: &CameraTerms, metrics: &Metrics) -> Self {
-        let errors = metrics.counter(Metric::DetectErrors, &[("camera", terms.id.as_str())]);
+        let counter = |metric| metrics.counter(metric, &[("camera", terms.id.as_str())]);
+        let errors = counter(Metric::DetectErrors);
         Self {
             slot: terms.slot,
             watched_for: terms.watched_for,
             analysed: None,
             next_within: Duration::ZERO,
+            sampled: counter(Metric::FramesSampled),
+            still: counter(Metric::FramesStill),
+            handed_on: 0,
             errors_seen: errors.value(),
             errors,
             failed: None,
             online: None,
         }
+    }
+
+    fn handed_on(&self) -> u64 {
+        self.sampled.value().saturating_sub(self.still.value())
     }
 
     fn what(&mut self, state: CameraState, at: MonoMicros) -> What {
@@ -279,7 +292,14 @@ impl Camera {
             CameraState::Online | CameraState::ClockSkew => {
                 let since = *self.online.get_or_insert(at);
                 let within = |t: MonoMicros| at.since(t) <= self.watched_for;
-                let holds = self.watched_for.max(self.next_within + WATCHED_FOR);
+                // Another picture has come since, or failed: what the last one said of the next is past.
+                let is_past = self.handed_on() > self.handed_on || self.failed > self.analysed;
+                let next_within = if is_past {
+                    Duration::ZERO
+                } else {
+                    self.next_within
+                };
+                let holds = self.watched_for.max(next_within + WATCHED_FOR);
                 if self.analysed.is_some_and(|t| at.since(t) <= holds) {
                     return What::Watched;
                 }
@@ -488,6 +508,24 @@ mod tests {
             assert_eq!(camera.watched_ms, 60_000 + 6_000, "{camera:?}");
             assert_eq!(camera.blind_ms.get("overloaded"), Some(&14_000));
         });
+    }
+
+    #[test]
+    fn what_a_picture_says_of_the_next_is_past_once_another_is_handed_on_or_fails() {
+        for metric in [Metric::FramesSampled, Metric::DetectErrors] {
+            let bench = Bench::new();
+            bench.run(|coverage, store| {
+                coverage.analysed(CameraIx(0), bench.clock.mono(), Duration::from_secs(10));
+                for second in 0..20 {
+                    if second == 3 {
+                        let labels = [("camera", "wok-1")];
+                        bench.metrics.counter(metric, &labels).add(1);
+                    }
+                    bench.step(coverage, store, ONLINE);
+                }
+                assert_eq!(of_camera(coverage).watched_ms, 5_000, "{metric:?}");
+            });
+        }
     }
 
     #[test]

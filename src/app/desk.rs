@@ -628,9 +628,6 @@ impl Desk {
             return Outcome::refused(words::command::nobody_looks());
         };
         let seconds = args.seconds.unwrap_or(REINSPECT_DEFAULT_SECONDS);
-        if let Some(pictures) = &self.pictures {
-            pictures.look(&camera);
-        }
         let begun = self.clock.utc();
         let watched = self.watch(&camera, seconds).await;
         let open = self.ask(Order::Open).await.unwrap_or_default();
@@ -690,14 +687,17 @@ impl Desk {
     /// In how many of the next `seconds` the camera was online and its pictures were analysed.
     async fn watch(&self, camera: &str, seconds: u32) -> u32 {
         let labels = [("camera", camera)];
-        let pictures = self.metrics.counter(Metric::DetectFrames, &labels);
-        let (mut last, mut stale, mut watched) = (pictures.value(), u32::MAX, 0);
+        let analysed = self.metrics.counter(Metric::DetectFrames, &labels);
+        let (mut last, mut stale, mut watched) = (analysed.value(), u32::MAX, 0);
         let mut look = tokio::time::interval(LOOK);
         // The first is at once.
         look.tick().await;
         for _ in 0..seconds {
+            if let Some(pictures) = &self.pictures {
+                pictures.look(camera);
+            }
             look.tick().await;
-            let now = pictures.value();
+            let now = analysed.value();
             stale = if now > last {
                 0
             } else {

@@ -255,10 +255,11 @@ impl DecodeThread {
     /// Decodes the next unit that waits. After a still scene has moved there are many, and each picture of
     /// them that is due has its turn with the detector: while the one before it still waits on the board,
     /// this waits too, for at most [`PATIENCE`] and while it is not too late for that, see [`MOST_BEHIND`].
+    /// What came since waits for nobody: of that the newest wins, as ever.
     fn catch_up(&self, counters: &Counters, work: &mut Work) -> Result<(), DecodeError> {
         if work.sampler.backlog() > 1 {
             let now = self.clock.mono();
-            let since = work.sampler.backlog_since();
+            let since = work.sampler.kept_since();
             let is_near =
                 since.is_some_and(|t| now.since(t) < self.config.quiet.look_every + MOST_BEHIND);
             if is_near && !self.board.wait_taken(self.camera, PATIENCE) {

@@ -11,7 +11,7 @@
 //! | --- | --- | --- |
 //! | the newest units are larger than those of the still scene were | what begins to move, within some units | the group from its key unit on, and those before it that were not looked at if that shows another picture |
 //! | the next key unit that is looked at shows another picture than the last one | what was too slow or too small for that | all since then |
-//! | no unit comes for a second, the session or the clip ends | what came last before a camera was lost | the group so far |
+//! | no unit comes for a second, the session or the clip ends | what came last before a camera was lost | all since the last look |
 //! | every [`AUDIT_EVERY`] | what the first two did not, see below | the newest group |
 //!
 //! What is decoded late has the stamps it came with: tracks and rules see it in its time.
@@ -32,7 +32,8 @@
 //! 5. **What waits is bounded** by [`MOST_HELD_BYTES`], and a key unit is looked at as soon as half of that waits; the
 //!    bytes are shared with the ring of pictures for clips.
 //!
-//! What is still missed: what comes and goes between two looks, moves no unit's size and happens between two
+//! What is still missed: a camera whose encoder repeats a few seconds of a quiet scene is not found frozen before
+//! something moves, but for a repeat of a single group; and what comes and goes between two looks, moves no unit's size and happens between two
 //! audits.
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -206,6 +207,13 @@ impl LateDecode {
     /// Its number.
     pub(super) fn newest_held(&self) -> Option<u64> {
         self.held.last().map(|unit| unit.stamp.seq)
+    }
+
+    /// How many units did not come between the first one that is kept and the one numbered `seq`.
+    pub(super) fn gaps_before(&self, seq: u64) -> u64 {
+        let kept = self.held.partition_point(|unit| unit.stamp.seq < seq) as u64;
+        let first = self.held.first().map_or(seq, |unit| unit.stamp.seq);
+        seq.saturating_sub(first + kept)
     }
 
     /// While only key units are decoded: how long it is from one that is looked at to the next.
@@ -523,6 +531,21 @@ mod tests {
         let seconds = stream.seq;
         stream.feed(2 * noise(seconds) * TOGETHER, false, false);
         assert_eq!(stream.decoded - before, held + 1);
+    }
+
+    #[test]
+    fn units_that_did_not_come_are_known_among_those_that_are_kept() {
+        let mut late = LateDecode::new(LOOK_EVERY);
+        let mut stream = Stream::new();
+        for seq in 1..=10 {
+            let unit = stream.unit(10, false, 1);
+            if ![4, 5, 9].contains(&seq) {
+                late.hold(unit);
+            }
+        }
+        assert_eq!(late.gaps_before(4), 0);
+        assert_eq!(late.gaps_before(6), 2);
+        assert_eq!(late.gaps_before(11), 3);
     }
 
     #[test]

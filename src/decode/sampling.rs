@@ -143,6 +143,8 @@ pub struct FrameSampler {
     told: Option<(u32, u64)>,
     /// To be decoded, in order. More than one only after a still scene has moved.
     backlog: VecDeque<AccessUnit>,
+    /// Receipt of the newest unit that was kept when it did.
+    kept_until: MonoMicros,
 }
 
 /// What a sampled picture showed.
@@ -198,6 +200,7 @@ impl FrameSampler {
             rects: Pool::default(),
             told: None,
             backlog: VecDeque::new(),
+            kept_until: MonoMicros::default(),
         }
     }
 
@@ -311,9 +314,11 @@ impl FrameSampler {
         self.backlog.len()
     }
 
-    /// Receipt of the first of them.
-    pub fn backlog_since(&self) -> Option<MonoMicros> {
-        self.backlog.front().map(|unit| unit.stamp.received)
+    /// Receipt of the first of them, if it was kept while the scene was still. What came after the scene moved is
+    /// live, however late its turn comes.
+    pub fn kept_since(&self) -> Option<MonoMicros> {
+        let first = self.backlog.front().map(|unit| unit.stamp.received);
+        first.filter(|first| *first <= self.kept_until)
     }
 
     /// Decodes the next unit that waits; false if none does.
@@ -372,6 +377,7 @@ impl FrameSampler {
 
     fn wake(&mut self, now: MonoMicros, sign: Sign) {
         if let Some(late) = &mut self.late {
+            self.kept_until = late.newest().unwrap_or(now);
             self.backlog.extend(late.wake(now, sign));
             self.counters.wakes[sign as usize].add(1);
             self.counters.idle.set(0);
@@ -413,7 +419,10 @@ impl FrameSampler {
         take: &mut dyn FnMut(Sampled),
     ) -> Result<(), DecodeError> {
         let now = unit.stamp.received;
-        if let Some(last) = self.late.as_ref().and_then(LateDecode::newest_held) {
+        if let Some(late) = &self.late
+            && let Some(last) = late.newest_held()
+        {
+            self.counters.missing.add(late.gaps_before(last + 1));
             self.fed = self.fed.max(Some(last));
         }
         let audits = LateDecode::is_audit_due;
@@ -448,11 +457,12 @@ impl FrameSampler {
         let Some(key) = self.late.as_ref().and_then(LateDecode::unseen_key) else {
             return Ok(());
         };
-        let fed = self.fed;
-        self.fed = fed.max(key.stamp.seq.checked_sub(1));
+        let before = (self.fed, self.key_units);
+        self.fed = self.fed.max(key.stamp.seq.checked_sub(1));
         if self.look_at(&key, |_, _| false, clock, take)?.is_some() {
-            self.fed = fed;
+            (self.fed, self.key_units) = before;
         } else if let Some(late) = &mut self.late {
+            self.counters.missing.add(late.gaps_before(key.stamp.seq));
             let units = late.keep_newest_group();
             self.leave_out(units, take);
         }

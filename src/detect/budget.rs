@@ -9,6 +9,10 @@
 //! their distance and one burst (two and a half seconds' worth, and a region for each camera); two cameras that
 //! both want more than they get get the same, give or take a burst; all of the rate is used where it is wanted.
 //!
+//! What a camera kept of a still scene and has looked at late is stamped before the others' newest pictures: of that no
+//! time passes, so that on a site that is busy elsewhere the first pictures of a scene that begins to move get what
+//! its account has saved and what is spare, and the next ones their share.
+//!
 //! Time is the stamp of the picture at hand. Workers finish pictures of several cameras in any order, so an
 //! older stamp than the newest is not an error: no time has passed then. A replay, which has one camera,
 //! therefore grants the same each time; its cameras never compete, as those of the site may.

@@ -345,8 +345,16 @@ impl Network {
             is_batch_free,
             bound: Vec::with_capacity(SHAPES_KEPT),
         };
-        let at_once = if is_batch_free { 2 } else { 1 };
-        network.run_each(size, at_once, |tensor| tensor.fill(114.0), |_, _| ())?;
+        // Of what a run takes once the arena keeps the most for ever: nothing larger than what comes later.
+        network.run_each(size, 1, |tensor| tensor.fill(114.0), |_, _| ())?;
+        if let Some(side_px) = card.regions.map(|of| of.side_px).filter(|_| is_batch_free) {
+            let region = SizePx {
+                width_px: side_px,
+                height_px: side_px,
+            };
+            let both = network.run_each(region, 2, |tensor| tensor.fill(114.0), |_, _| ());
+            network.is_batch_free = both.is_ok();
+        }
         network.bound.clear();
         Ok(network)
     }

@@ -69,9 +69,10 @@ use crate::base::ids::{CameraIx, RuleIx};
 use crate::base::time::{FrameStamp, MonoMicros};
 use crate::track::{Track, TrackId, TrackSet, TrackState};
 
-/// Time between two successive pictures of a camera counts as watched up to this. Pictures come
-/// at least once a second even of a still scene (`MotionConfig::refresh`), or every 2.5 s
-/// (`decode::LONGEST_GOP`); what is longer than a few of those is a camera that does not see.
+/// Time between two successive pictures of a camera counts as watched up to this. While anything counts, pictures
+/// come at least once a second even of a still scene (`MotionConfig::refresh`), or every 2.5 s
+/// (`decode::LONGEST_GOP`); what is longer than a few of those is a camera that does not see, or a quiet one, in
+/// which nothing dwells or clears.
 pub const MAX_WATCHED_GAP: Duration = Duration::from_secs(5);
 
 /// All rules of a site and the findings they have open.

@@ -635,7 +635,7 @@ pub const KEYS: &[Key] = &[
         "whole number, 100 to 5000",
         "1000",
         Value("1000"),
-        "A still picture is looked at this often, milliseconds; with `late_decode` not oftener than key pictures come.",
+        "A still picture is looked at this often, milliseconds; with `late_decode` not oftener than key pictures come, see `quiet_look_ms`.",
     ),
     key(
         "camera",
@@ -648,7 +648,7 @@ pub const KEYS: &[Key] = &[
     key(
         "camera",
         "quiet_look_ms",
-        "whole number, 0 to 30000",
+        "whole number, 0 to 10000",
         "10000",
         Value("10000"),
         "With `late_decode`: a still scene in which no rule has counted anything for 30 s is looked at this often, milliseconds; 0: with each key picture. What moves is seen all the same, by the sizes of all pictures.",

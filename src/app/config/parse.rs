@@ -572,7 +572,7 @@ fn read_camera(
     }
     let quiet = QuietConfig {
         look_every: section
-            .integer("quiet_look_ms", 0..=30_000)
+            .integer("quiet_look_ms", 0..=10_000)
             .map_or(QuietConfig::default().look_every, ms),
     };
     let loop_filter = section.boolean("loop_filter").unwrap_or(true);

@@ -113,6 +113,11 @@ struct Replay<'o> {
     failed: Vec<(String, String)>,
 }
 
+/// Whether anything is to be done with all clips together.
+fn is_kept(options: &ReplayOptions) -> bool {
+    options.save.is_some() || options.sweep.is_some() || options.report.is_some()
+}
+
 /// Replays all clips and prints their findings, and with a truth how they compare.
 ///
 /// # Errors
@@ -125,8 +130,8 @@ pub fn run(options: &ReplayOptions, terminal: Terminal) -> Outcome {
     let sweep = options.sweep.as_deref();
     let sweep = sweep.map(|text| Sweep::parse(text, &setup.scene.rules));
     let sweep = sweep.transpose().or_exit(ExitCode::Usage)?;
-    if sweep.is_some() {
-        // What rules with other thresholds would have counted must be in the recording.
+    if is_kept(options) {
+        // What is drawn, or would have counted with other thresholds, must be in the recording.
         for decode in &mut setup.decode {
             decode.quiet.look_every = Duration::ZERO;
         }
@@ -255,19 +260,13 @@ impl Replay<'_> {
             let judged = judged.as_deref().unwrap_or_default();
             self.explain(&recording, &findings, judged, explain);
         }
-        if self.is_kept() {
+        if is_kept(self.options) {
             self.played.push(Played {
                 recording,
                 findings,
                 judged,
             });
         }
-    }
-
-    /// Whether anything is to be done with all clips together.
-    fn is_kept(&self) -> bool {
-        let options = self.options;
-        options.save.is_some() || options.sweep.is_some() || options.report.is_some()
     }
 
     /// What is told of all clips together.
