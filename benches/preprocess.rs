@@ -231,11 +231,12 @@ fn preprocess(c: &mut Criterion) {
             table.push(measure(c, &frames, &case));
         }
     }
+    let level = format!("{:?}", Level::new());
+    let level = level.split('(').next().unwrap_or_default();
     let title = format!(
-        "Preprocessing: CPU ms per picture of {clip}, one thread, {:?}; area, fast: swscale with SWS_AREA and \
+        "Preprocessing: CPU ms per picture of {clip}, one thread, {level}; area, fast: swscale with SWS_AREA and \
          SWS_FAST_BILINEAR, and normalisation; again: the same picture once more, its bytes in the cache; between the \
-         bars: how many times ours; off by: furthest from the reference, in levels of 255",
-        Level::new()
+         bars: how many times ours; off by: furthest from the reference, in levels of 255"
     );
     let head = format!(
         "{:<40} {:>8} {:>9} {:>8} {:>8} | {:>9} {:>8} {:>8} | {:>7}",
