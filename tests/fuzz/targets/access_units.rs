@@ -5,28 +5,14 @@
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use mingchu::base::geometry::SizePx;
-use mingchu::base::ids::CameraIx;
-use mingchu::base::time::{FrameStamp, MonoMicros};
 use mingchu::capture::{Codec, nal};
-use mingchu::decode::{Decoder, Frame, YuvMatrix};
+use mingchu::decode::{Decoder, Frame};
 
 /// Pictures looked at in one input.
 const MOST_PICTURES: usize = 64;
 
 fn empty() -> Frame {
-    Frame {
-        camera: CameraIx(0),
-        stamp: FrameStamp::default(),
-        size: SizePx {
-            width_px: 0,
-            height_px: 0,
-        },
-        full_range: false,
-        matrix: YuvMatrix::Bt601,
-        pixels: Vec::new(),
-        moving: Vec::new(),
-        decoded: MonoMicros(0),
-    }
+    Frame::new(SizePx::default(), Vec::new())
 }
 
 fn drain(decoder: &mut Decoder, other_size: bool, seen: &mut usize) -> bool {
