@@ -16,7 +16,7 @@ help:
 	@echo '              DEMO_SECONDS=60 ends it by itself; otherwise Ctrl-C does'
 	@echo 'make test     set up and run everything CI runs (.ci/run)'
 	@echo 'make bench    set up and run the benchmarks; writes benches/RESULTS.md'
-	@echo 'make side-by-side  CPU time beside what one would write by hand, about 90 minutes; benches/side_by_side'
+	@echo 'make side-by-side  CPU time beside what one would write by hand, about two hours; benches/side_by_side'
 	@echo 'make soak     eight cameras, a broker and faults for SOAK_MINUTES=30; writes tests/soak.svg'
 	@echo 'make crash    kills the store and cuts its power some thousand times; prints the table of benches/README.md'
 	@echo 'make fuzz     each target of tests/fuzz for FUZZ_SECONDS=60'

@@ -231,6 +231,8 @@ impl FrameSampler {
         self.fed = self.fed.map(|fed| fed.max(newest.unwrap_or(fed)));
         self.backlog.clear();
         if let Some(late) = &mut self.late {
+            let gaps = late.newest_held().map(|last| late.gaps_before(last + 1));
+            self.counters.missing.add(gaps.unwrap_or_default());
             self.counters.left_out.add(late.let_go());
             late.begin_anew();
             self.counters.idle.set(0);
