@@ -1,5 +1,6 @@
-//! Workers with the shipped detector and a real picture, by a clock that is moved by hand.
+//! Workers with the shipped detector and a real picture, by a clock that moves as they work.
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::app::health::Problems;
 use crate::base::heartbeat::Heartbeats;
 use crate::base::ids::{CameraId, CameraIx};
 use crate::base::metrics::Metrics;
-use crate::base::time::{Clock as _, ManualClock, MonoMicros, UtcMicros};
+use crate::base::time::{Clock, ManualClock, MonoMicros, UtcMicros};
 use crate::capture::RtspHosts;
 use crate::decode::{Frame, FrameBoard, FramePool, Posted, read_picture};
 use crate::detect::{AGAIN_AFTER, QUIET_FOR, Runtime, WINDOW};
@@ -36,10 +37,31 @@ fn config() -> SiteConfig {
     parsed.config.expect("a config")
 }
 
+/// So much time passes, by the clock of the workers, each time that one of them asks for it. A picture takes as
+/// long, and the next waits as long, whichever thread the machine runs first.
+#[derive(Debug)]
+struct Passing {
+    clock: Arc<ManualClock>,
+    step_us: AtomicU64,
+}
+
+impl Clock for Passing {
+    fn mono(&self) -> MonoMicros {
+        let step = Duration::from_micros(self.step_us.load(Ordering::Relaxed));
+        self.clock.advance(step);
+        self.clock.mono()
+    }
+
+    fn utc(&self) -> UtcMicros {
+        self.clock.utc()
+    }
+}
+
 /// A crew of one worker for four cameras.
 struct Kitchen {
     crew: Crew,
     clock: Arc<ManualClock>,
+    passing: Arc<Passing>,
     picture: Frame,
     analysed: Receiver<Analysed>,
     faults: mpsc::Receiver<Fault>,
@@ -61,6 +83,10 @@ impl Kitchen {
         let board = FrameBoard::new(counters.collect(), clock.clone());
         let (state, _) = watch::channel(SiteState::default());
         let (tell, faults) = mpsc::channel(1);
+        let passing = Arc::new(Passing {
+            clock: clock.clone(),
+            step_us: AtomicU64::new(0),
+        });
         let wiring = Wiring {
             board: Arc::new(board),
             pool: FramePool::default(),
@@ -70,7 +96,7 @@ impl Kitchen {
             uplink_health: watch::channel(UplinkHealth::default()).0,
             faults: tell,
             metrics,
-            clock: clock.clone(),
+            clock: passing.clone(),
             heartbeats: Heartbeats::new(clock.clone()),
             rings: SiteRings::default(),
             evidence: EvidenceSettings::new(config().evidence),
@@ -87,6 +113,7 @@ impl Kitchen {
         Self {
             crew,
             clock,
+            passing,
             picture: read_picture(&root(".runtime/demo/kitchen.mp4")).unwrap(),
             analysed,
             faults,
@@ -115,10 +142,9 @@ impl Kitchen {
         }
     }
 
-    /// They are looked at, and each takes so long.
-    fn are_looked_at(&mut self, each: Duration) {
+    /// They are looked at.
+    fn are_looked_at(&mut self) {
         for _ in 0..CAMERAS {
-            self.clock.advance(each);
             let seen = self
                 .analysed
                 .recv_timeout(LIMIT)
@@ -130,11 +156,13 @@ impl Kitchen {
 
     /// Pictures wait for one another until something is done about it.
     fn rush(&mut self, until: impl Fn(&Self) -> bool) {
+        self.passing.step_us.store(50_000, Ordering::Relaxed);
         for _ in 0..500 {
             self.pictures_come();
-            self.are_looked_at(Duration::from_millis(100));
+            self.are_looked_at();
             self.crew.look();
             if until(self) {
+                self.passing.step_us.store(0, Ordering::Relaxed);
                 return;
             }
         }
@@ -161,7 +189,7 @@ fn a_worker_begins_when_pictures_wait_and_ends_when_few_come_and_every_picture_i
         kitchen.clock.advance(Duration::from_secs(5));
         kitchen.pictures_come();
         kitchen.crew.look();
-        kitchen.are_looked_at(Duration::ZERO);
+        kitchen.are_looked_at();
     }
     assert!(kitchen.clock.mono().since(in_a_rush) >= QUIET_FOR);
     assert_eq!(kitchen.workers(), 1);
