@@ -13,9 +13,12 @@ mod common;
 use criterion::{Criterion, criterion_group, criterion_main};
 use mingchu::base::geometry::SizePx;
 use mingchu::base::time::SystemClock;
-use mingchu::detect::{LoadedModel, Models, Network, Preprocessor, Runtime, tensor_size};
-use ort::session::Session;
+use mingchu::decode::Frame;
+use mingchu::detect::{
+    LoadedModel, Models, Network, Preprocessor, Runtime, TensorMut, ValueType, tensor_size,
+};
 use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{Session, SessionInputValue};
 use ort::value::TensorRef;
 
 use common::{clips, decode_all, median, report, root, timed};
@@ -46,19 +49,30 @@ fn inference(c: &mut Criterion) {
         .and_then(|mut b| b.commit_from_memory(&model.network))
         .expect("a session");
     let mut preprocessor = Preprocessor::new(input.clone(), model.card.step());
-    let mut filled = Vec::new();
+    let (mut floats, mut bytes) = (Vec::<f32>::new(), Vec::<u8>::new());
+    let mut fill = |frame: &Frame| match input.of {
+        ValueType::F32 => preprocessor.fill(frame, &mut floats),
+        ValueType::U8 => preprocessor.fill(frame, &mut bytes),
+    };
     let mut table = Vec::new();
     for (name, path) in clips() {
         let mut frames = Vec::new();
         decode_all(&path, 25, |frame| frames.push(frame));
         // The tensor follows the clip's shape, in both.
-        let tensor = preprocessor.fill(&frames[0], &mut filled).tensor;
-        let (width, height) = (i64::from(tensor.width_px), i64::from(tensor.height_px));
-        let constant = vec![114.0_f32; (3 * width * height) as usize];
+        let tensor = fill(&frames[0]).tensor;
+        let shape = [1, 3, tensor.height_px as usize, tensor.width_px as usize];
+        let values: usize = shape.iter().product();
+        let (grey, grey_bytes) = (vec![114.0_f32; values], vec![114_u8; values]);
         let mut bare_run = || {
-            let input = TensorRef::from_array_view(([1, 3, height, width], &constant[..]));
-            let input = input.expect("a tensor");
-            bare.run(ort::inputs![input]).expect("an output").len()
+            let input = match input.of {
+                ValueType::F32 => {
+                    TensorRef::from_array_view((shape, &grey[..])).map(SessionInputValue::from)
+                }
+                ValueType::U8 => TensorRef::from_array_view((shape, &grey_bytes[..]))
+                    .map(SessionInputValue::from),
+            };
+            let outputs = bare.run([input.expect("a tensor")]);
+            outputs.expect("an output").len()
         };
         let mut group = c.benchmark_group(format!("inference/{name}"));
         group.sample_size(20);
@@ -72,13 +86,13 @@ fn inference(c: &mut Criterion) {
         });
         group.bench_function("bare", |b| b.iter(&mut bare_run));
         group.bench_function("letterbox only", |b| {
-            b.iter(|| preprocessor.fill(next.next().expect("frames"), &mut filled));
+            b.iter(|| fill(next.next().expect("frames")));
         });
         group.finish();
         let pairs: Vec<_> = (0..PAIRS)
             .map(|_| {
                 let frame = next.next().expect("frames");
-                let ms = |(_, time): (_, std::time::Duration)| time.as_secs_f64() * 1000.0;
+                let ms = |(_, time): (usize, std::time::Duration)| time.as_secs_f64() * 1000.0;
                 let detect = || {
                     detector
                         .detect(frame, &SystemClock)
@@ -88,10 +102,7 @@ fn inference(c: &mut Criterion) {
                 };
                 let ours = ms(timed(detect));
                 let bare = ms(timed(&mut bare_run));
-                let fill = timed(|| preprocessor.fill(frame, &mut filled))
-                    .1
-                    .as_secs_f64()
-                    * 1000.0;
+                let fill = ms(timed(|| usize::from(fill(frame).scaled.width_px > 0)));
                 (ours, bare, fill)
             })
             .collect();
@@ -141,9 +152,15 @@ fn batches(_: &mut Criterion) {
         let whole = tensor_size(hd, &model.card.input, model.card.step());
         for (what, size) in [("region", region), ("whole picture", whole)] {
             // No two values beside each other are alike, and none is odd to a network.
-            let fill = |tensor: &mut [f32]| {
-                for (i, value) in tensor.iter_mut().enumerate() {
-                    *value = (i * 37 % 251) as f32;
+            let fill = |tensor: TensorMut<'_>| {
+                let values = (0..).map(|i| (i * 37 % 251) as u8);
+                match tensor {
+                    TensorMut::F32(tensor) => {
+                        (tensor.iter_mut().zip(values)).for_each(|(to, v)| *to = f32::from(v));
+                    }
+                    TensorMut::U8(tensor) => {
+                        (tensor.iter_mut().zip(values)).for_each(|(to, v)| *to = v);
+                    }
                 }
             };
             for at_once in [1, 2, 4] {

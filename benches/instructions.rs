@@ -27,7 +27,7 @@ use mingchu::base::time::{FrameStamp, MonoMicros, Pts90k, UtcMicros};
 use mingchu::decode::{Frame, MotionDetector};
 use mingchu::detect::{
     Detection, Detections, Letterbox, LoadedModel, Network, Preprocessor, RawBox, Runtime,
-    decode_yolox, suppress,
+    TensorMut, decode_yolox, suppress,
 };
 use mingchu::rules::{FindingChange, RuleConfig, RuleEngine};
 use mingchu::track::{TrackConfig, TrackSet, Tracker};
@@ -113,7 +113,7 @@ fn outputs(clip: &Path) -> Vec<u8> {
     let mut all = Vec::new();
     each_picture(clip, |_, frame| {
         let size = preprocessor.letterbox(frame.size).tensor;
-        let fill = |tensor: &mut [f32]| preprocessor.fill_whole(frame, tensor);
+        let fill = |tensor: TensorMut<'_>| preprocessor.fill_whole(frame, tensor);
         let write = |out: &[f32]| out.iter().for_each(|v| all.extend(v.to_le_bytes()));
         network.run(size, fill, write).expect("an output");
     });

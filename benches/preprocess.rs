@@ -23,7 +23,8 @@ use ffmpeg_next::software::scaling::{Context, Flags};
 use mingchu::base::geometry::SizePx;
 use mingchu::decode::Frame;
 use mingchu::detect::{
-    Channels, CropPx, Fit, InputCard, LoadedModel, Preprocessor, Reference, tensor_size,
+    Channels, CropPx, Fit, InputCard, LoadedModel, Preprocessor, Reference, Value, ValueType,
+    tensor_size,
 };
 
 use common::{clips, decode_all, empty_frame, median, report, root, timed};
@@ -239,10 +240,27 @@ fn preprocess(c: &mut Criterion) {
          bars: how many times ours; off by: furthest from the reference, in levels of 255"
     );
     let head = format!(
-        "{:<40} {:>8} {:>9} {:>8} {:>8} | {:>9} {:>8} {:>8} | {:>7}",
-        "", "mingchu", "reference", "area", "fast", "reference", "area", "fast", "off by"
+        "{:<40} {:>8} {:>8} {:>9} {:>8} {:>8} | {:>9} {:>8} {:>8} | {:>7}",
+        "",
+        "mingchu",
+        "to bytes",
+        "reference",
+        "area",
+        "fast",
+        "reference",
+        "area",
+        "fast",
+        "off by"
     );
     report(&title, &head, &table);
+}
+
+/// What the case asks of our way.
+fn fill<T: Value>(ours: &mut Preprocessor, case: &Case, frame: &Frame, out: &mut Vec<T>) {
+    match case.crop {
+        Some(crop) => ours.fill_part(frame, crop, case.tensor, out),
+        None => drop(ours.fill(frame, out)),
+    }
 }
 
 fn measure(c: &mut Criterion, frames: &[Frame], case: &Case) -> String {
@@ -255,12 +273,12 @@ fn measure(c: &mut Criterion, frames: &[Frame], case: &Case) -> String {
     } = case;
     let picture = frames[0].size;
     let mut ours = Preprocessor::new(input.clone(), *step);
-    let mut fill = |frame: &Frame, out: &mut Vec<f32>| match crop {
-        Some(crop) => ours.fill_part(frame, *crop, *tensor, out),
-        None => {
-            ours.fill(frame, out);
-        }
+    let mut fill = |frame: &Frame, out: &mut Vec<f32>| fill(&mut ours, case, frame, out);
+    let of_bytes = InputCard {
+        of: ValueType::U8,
+        ..input.clone()
     };
+    let (mut to_bytes, mut bytes) = (Preprocessor::new(of_bytes, *step), Vec::<u8>::new());
     let mut reference = match crop {
         Some(crop) => Reference::part(picture, *crop, *tensor, input),
         None => Reference::whole(picture, input, *step),
@@ -301,7 +319,7 @@ fn measure(c: &mut Criterion, frames: &[Frame], case: &Case) -> String {
     group.finish();
 
     let mut off: f32 = 0.0;
-    let pairs: Vec<[[f64; 2]; 4]> = (0..PAIRS)
+    let pairs: Vec<[[f64; 2]; 5]> = (0..PAIRS)
         .map(|i| {
             let (frame, video) = (&frames[i % frames.len()], &videos[i % frames.len()]);
             let ms = |((), time): ((), std::time::Duration)| time.as_secs_f64() * 1000.0;
@@ -313,6 +331,9 @@ fn measure(c: &mut Criterion, frames: &[Frame], case: &Case) -> String {
                 time(Box::new(|| plain(frame, &mut b))),
                 time(Box::new(|| area.fill(video, input, &mut rgb))),
                 time(Box::new(|| fast.fill(video, input, &mut rgb))),
+                time(Box::new(|| {
+                    self::fill(&mut to_bytes, case, frame, &mut bytes);
+                })),
             ];
             let furthest = a.iter().zip(&b).map(|(a, b)| (a - b).abs());
             off = off.max(furthest.fold(0.0, f32::max) / input.scale);
@@ -323,9 +344,10 @@ fn measure(c: &mut Criterion, frames: &[Frame], case: &Case) -> String {
         let time = |i: usize| median(pairs.iter().map(|p| p[i][near]).collect());
         let ratio = |i: usize| median(pairs.iter().map(|p| p[i][near] / p[0][near]).collect());
         format!(
-            "{:<40} {:>8.3} {:>9.3} {:>8.3} {:>8.3} | {:>9.1} {:>8.1} {:>8.1} | {off:>7.3}",
+            "{:<40} {:>8.3} {:>8.3} {:>9.3} {:>8.3} {:>8.3} | {:>9.1} {:>8.1} {:>8.1} | {off:>7.3}",
             format!("{name}{}", ["", ", again"][near]),
             time(0),
+            time(4),
             time(1),
             time(2),
             time(3),

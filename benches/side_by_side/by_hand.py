@@ -118,6 +118,7 @@ class Detector:
         self.input, self.low = card["input"], card["thresholds"]["low"]
         assert (self.input["fit"], card["output"]["decoder"]) == ("frame", "yolox"), card_path
         assert (self.input["channels"], self.input["mean"], self.input["scale"]) == ("bgr", [0, 0, 0], 1), card_path
+        self.of = np.uint8 if self.input.get("type") == "u8" else np.float32
         self.iou, self.strides = card["thresholds"]["nms_iou"], card["output"]["strides"]
         self.names = [c["name"] for c in card["classes"]]
         groups = [c.get("group", c["name"]) for c in card["classes"]]
@@ -165,7 +166,7 @@ class Detector:
         if scaled != tensor:
             picture = cv2.copyMakeBorder(picture, 0, tensor[1] - scaled[1], 0, tensor[0] - scaled[0],
                                          cv2.BORDER_CONSTANT, value=(self.input["pad"],) * 3)
-        planes = np.ascontiguousarray(picture.transpose(2, 0, 1), np.float32)[None]
+        planes = np.ascontiguousarray(picture.transpose(2, 0, 1), self.of)[None]
         rows = self.session.run(None, {self.name: planes})[0][0]
         likely = rows[:, 4] >= self.low
         rows, cells = rows[likely], self.grid(tensor)[likely]

@@ -6,7 +6,8 @@
 
 Thresholds and the doubt of the classifier come from the held-out slice of train; the figures in the cards are
 then measured once on dev.  Networks are written before their cards, each beside its name and then renamed, so
-that a reader never finds a card without its network.
+that a reader never finds a card without its network.  With a network that was written before as the checkpoint
+(`--checkpoint ../kitchen.onnx`), its int8 copy and the cards are made again.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import torch
 
 import crops
 import equalise
+import front
 import measure
 import quantise
 import report
@@ -84,13 +86,23 @@ def short_of(name):
     return [w for w in path.read_text().splitlines() if w.strip()] if path.exists() else []
 
 
-def next_version(a):
+def next_version(path):
     """One more than that of the card in place, unless the network is the one that is there."""
-    card = a.out / {"detector": "kitchen.toml", "heads": "heads.toml", "smoking": "smoking.toml"}[a.which]
+    card = path.with_suffix(".toml")
     if not card.exists():
         return "1"
-    old = tomllib.loads(card.read_text())["version"]
-    return old if a.checkpoint.endswith(".onnx") else str(int(old) + 1)
+    old = tomllib.loads(card.read_text())
+    return old["version"] if old["sha256"] == digest(path) else str(int(old["version"]) + 1)
+
+
+def made_before(path):
+    """Of a network that was written before: what its card says of its checkpoint, its day, and the card."""
+    card = tomllib.loads(Path(path).with_suffix(".toml").read_text())
+    training = card["training"]
+    return {"seed": training["seed"], "epoch": training["epoch"] - 1}, training["date"], card
+
+
+INPUT = ['type = "u8"', 'channels = "bgr"', "mean = [0.0, 0.0, 0.0]", "scale = 1.0             # value = (pixel - mean) * scale"]
 
 
 def head_lines(name, path, version, summary):
@@ -115,59 +127,64 @@ def quality_lines(quality):
 
 
 def export_detector(a):
-    """Writes the detector and its cards; of networks that were written before, `--checkpoint kitchen.onnx`, the cards."""
     plain, small = a.out / "kitchen.onnx", a.out / "kitchen-int8.onnx"
+    tensors = calibration(a)
     if a.checkpoint.endswith(".onnx"):
-        training = tomllib.loads(Path(a.checkpoint).with_suffix(".toml").read_text())["training"]
-        checkpoint, a.date = {"seed": training["seed"], "epoch": training["epoch"] - 1}, training["date"]
+        (checkpoint, a.date, _), act = made_before(a.checkpoint), "silu"
     else:
-        checkpoint = write_detector(a, plain, small)
-    look = None
-    if a.smoking:
-        write_smoking(torch.load(a.smoking, weights_only=True, map_location="cpu"), a.out / "smoking.onnx")
-        look = report.onnx_predict(a.out / "smoking.onnx")
-    held, dev = report.of_part(a.data, "held-out"), report.of_part(a.data, "dev")
-    for path in (plain, small):
-        measure_detector(a, path, checkpoint, look, held, dev)
-
-
-def write_detector(a, plain, small):
-    checkpoint = torch.load(a.checkpoint, weights_only=True, map_location="cpu")
-    act = checkpoint.get("act", "relu")
-    activate(act)
-    net = add_norms(YoloxNano(len(CLASSES)))
-    net.load_state_dict(checkpoint.get("smooth", checkpoint["net"]))
-    net = fold_norms(net).eval()
-    rng = np.random.default_rng(1)
-    train = [p for p in report.own_pictures(a.data, "train") if not sets.held_out(p.name)]
-    tensors = []
-    for i in rng.permutation(len(train))[:CALIBRATION]:
-        h, w = train[i].image.shape[:2]
-        box, _ = letterbox(train[i].image, *measure.input_shape(w, h))
-        tensors.append(box.transpose(2, 0, 1)[None].astype(np.float32))
-    if act == "relu":  # scale moves through it unchanged
-        equalise.equalise(net, tensors)
-    net = ForExport(net).eval()
-    part = plain.with_suffix(".part")
-    # The batch is free, too: all regions of a frame go through in one run.
-    axes = {"images": {0: "batch", 2: "height", 3: "width"}, "output": {0: "batch", 1: "cells"}}
-    torch.onnx.export(net, torch.zeros(1, 3, 320, 416), str(part), opset_version=17, input_names=["images"], output_names=["output"],
-                      dynamic_axes=axes, dynamo=False)
-    onnx.checker.check_model(onnx.load(str(part)))
-    for width, height in ((416, 416), (544, 320), (224, 224)):
-        x = np.random.default_rng(0).uniform(0, 255, (1, 3, height, width)).astype(np.float32)
-        y = report.onnx_predict(part)(x)
-        with torch.no_grad():
-            want = net(torch.from_numpy(x))[0].numpy()
-        assert y.shape == (len(grid(height, width)[0]), 5 + len(CLASSES)) and np.abs(y - want).max() < 2e-3, y.shape
-    part.replace(plain)
+        checkpoint, act = write_detector(a, plain, tensors)
     scores = ("/cls/", "/reg/", "/obj/")
     if act == "relu":
         quantise.quantise(plain, small, tensors, keep_float=(*scores, "/heads.0/Concat", "/heads.1/Concat", "/heads.2/Concat"),
                           op_types=("Conv", "MaxPool", "Concat", "Add", "Resize"), depthwise=True)
     else:  # the activations stay fp32, so what lies between them gains nothing
         quantise.quantise(plain, small, tensors, keep_float=(*scores, "/net/stem/"))
-    return checkpoint
+    look = None
+    if a.smoking and not a.smoking.endswith(".onnx"):
+        write_smoking(torch.load(a.smoking, weights_only=True, map_location="cpu"), a.out / "smoking.onnx")
+        a.smoking = a.out / "smoking.onnx"
+    if a.smoking:
+        look = report.onnx_predict(a.smoking)
+    held, dev = report.of_part(a.data, "held-out"), report.of_part(a.data, "dev")
+    for path in (plain, small):
+        measure_detector(a, path, checkpoint, look, held, dev)
+
+
+def calibration(a):
+    rng = np.random.default_rng(1)
+    train = [p for p in report.own_pictures(a.data, "train") if not sets.held_out(p.name)]
+    tensors = []
+    for i in rng.permutation(len(train))[:CALIBRATION]:
+        h, w = train[i].image.shape[:2]
+        box, _ = letterbox(train[i].image, *measure.input_shape(w, h))
+        tensors.append(np.ascontiguousarray(box.transpose(2, 0, 1)[None]))
+    return tensors
+
+
+def write_detector(a, plain, tensors):
+    checkpoint = torch.load(a.checkpoint, weights_only=True, map_location="cpu")
+    act = checkpoint.get("act", "relu")
+    activate(act)
+    net = add_norms(YoloxNano(len(CLASSES)))
+    net.load_state_dict(checkpoint.get("smooth", checkpoint["net"]))
+    net = fold_norms(net).eval()
+    if act == "relu":  # scale moves through it unchanged
+        equalise.equalise(net, [t.astype(np.float32) for t in tensors])
+    net = ForExport(net).eval()
+    part = plain.with_suffix(".part")
+    # The batch is free, too: all regions of a frame go through in one run.
+    axes = {"images": {0: "batch", 2: "height", 3: "width"}, "output": {0: "batch", 1: "cells"}}
+    torch.onnx.export(net, torch.zeros(1, 3, 320, 416), str(part), opset_version=17, input_names=["images"], output_names=["output"],
+                      dynamic_axes=axes, dynamo=False)
+    front.take_bytes(part)
+    for width, height in ((416, 416), (544, 320), (224, 224)):
+        x = np.random.default_rng(0).integers(0, 256, (1, 3, height, width), np.uint8)
+        y = report.onnx_predict(part)(x)
+        with torch.no_grad():
+            want = net(torch.from_numpy(x).float())[0].numpy()
+        assert y.shape == (len(grid(height, width)[0]), 5 + len(CLASSES)) and np.abs(y - want).max() < 2e-3, y.shape
+    part.replace(plain)
+    return checkpoint, act
 
 
 def measure_detector(a, path, checkpoint, look, held, dev):
@@ -179,9 +196,9 @@ def measure_detector(a, path, checkpoint, look, held, dev):
         limits["cigarette"] = smoking_thresholds(report.smoking_scores(predict, look, a.data, "train", 15))[0]
     figures = report.detector_report(predict, dev, limits, look=look)
     alone = report.class_figures(report.detections(predict, [p for p in dev if p.set == "smoking"]), "cigarette", limits["cigarette"])
-    x = np.full((1, 3, 416, 416), PAD, np.float32)
+    x = np.full((1, 3, 416, 416), PAD, np.uint8)
     base = report.onnx_predict(a.coco)
-    pairs = [(report.milliseconds(predict, x, 20), report.milliseconds(base, x, 20)) for _ in range(9)]  # in turns
+    pairs = [(report.milliseconds(predict, x, 20), report.milliseconds(base, x.astype(np.float32), 20)) for _ in range(9)]  # in turns
     ours, theirs = (min(p[i] for p in pairs) for i in (0, 1))
     figures["speed"] = {"ms_416_one_thread": round(ours, 2), "yolox_nano_coco_ms": round(theirs, 2), "ratio": round(ours / theirs, 3)}
     figures["alone"] = {"ap50": alone["ap50"], "ap50_95": alone["ap50_95"]}
@@ -193,9 +210,8 @@ def card_of_detector(a, path, checkpoint, limits, figures):
     name = path.stem
     summary = ("Finds persons, heads and faces (bare, masked, mask worn wrongly), rats and mice, cats, dogs, cigarettes and phones; "
                "small fixed-camera views, one frame at a time" + ("; int8." if "int8" in name else "."))
-    lines = head_lines(name, path, a.version, summary)
-    lines += ["[input]", "width_px = 416", "height_px = 416", 'fit = "frame"           # any shape of at most that area', 'channels = "bgr"',
-              "mean = [0.0, 0.0, 0.0]", "scale = 1.0             # value = (pixel - mean) * scale", f"pad = {PAD}", "",
+    lines = head_lines(name, path, a.version or next_version(path), summary)
+    lines += ["[input]", "width_px = 416", "height_px = 416", 'fit = "frame"           # any shape of at most that area', *INPUT, f"pad = {PAD}", "",
               "[output]", 'decoder = "yolox"', "strides = [8, 16, 32]", "",
               "[regions]", "side_px = 224           # of the camera's own pixels, where something moves", "per_frame = 2", "",
               "[thresholds]", "low = 0.05              # lowest score that anything else sees", f"nms_iou = {measure.NMS_IOU}", "",
@@ -226,23 +242,21 @@ def export_heads(a):
     train, held, dev = crops.parts(a.data, a.answers)
     plain, small = a.out / "heads.onnx", a.out / "heads-int8.onnx"
     if a.checkpoint.endswith(".onnx"):
-        old = tomllib.loads(Path(a.checkpoint).with_suffix(".toml").read_text())
-        training = old["training"]
-        checkpoint, best = {"seed": training["seed"], "epoch": training["epoch"] - 1}, float(old["quality"]["note"].split("grows by ")[1].split()[0])
-        a.date = training["date"]
+        checkpoint, a.date, card = made_before(a.checkpoint)
+        best = float(card["quality"]["note"].split("grows by ")[1].split()[0])
     else:
         checkpoint = torch.load(a.checkpoint, weights_only=True, map_location="cpu")
         best = write_doubting(a, checkpoint, held, plain)
     rng = np.random.default_rng(1)
     some = [train[i] for i in rng.permutation(len(train))[:2 * CALIBRATION]]
-    tensors = [crops.cut(h.image, h.box).transpose(2, 0, 1)[None].astype(np.float32) for h in some]
+    tensors = [np.ascontiguousarray(crops.cut(h.image, h.box).transpose(2, 0, 1)[None]) for h in some]
     quantise.quantise(plain, small, tensors, keep_float=("/out/", "Softmax", "Sigmoid", "^/Add"), op_types=SECOND, depthwise=True)
     detect = report.onnx_predict(a.detector)
     for path in (plain, small):
         predict = report.onnx_predict(path)
         figures = report.heads_report(report.head_answers(predict, dev), dev)
         figures["head-bare at threshold, whole path"] = report.bare_heads(detect, predict, report.of_part(a.data, "dev"), a.data, HEAD)
-        x = np.zeros((1, 3, crops.HEIGHT, crops.WIDTH), np.float32)
+        x = np.zeros((1, 3, crops.HEIGHT, crops.WIDTH), np.uint8)
         figures["speed"] = {"ms_one_thread": round(report.milliseconds(predict, x), 2)}
         card_of_heads(a, path, checkpoint, best, figures)
         print(path.name, json.dumps({"dev": figures}), flush=True)
@@ -269,16 +283,19 @@ def write_doubting(a, checkpoint, held, path):
 
 
 def export_smoking(a):
-    checkpoint = torch.load(a.checkpoint, weights_only=True, map_location="cpu")
     plain, small = a.out / "smoking.onnx", a.out / "smoking-int8.onnx"
-    write_smoking(checkpoint, plain)
+    if a.checkpoint.endswith(".onnx"):
+        checkpoint, a.date, _ = made_before(a.checkpoint)
+    else:
+        checkpoint = torch.load(a.checkpoint, weights_only=True, map_location="cpu")
+        write_smoking(checkpoint, plain)
     detect = report.onnx_predict(a.detector)
     card = tomllib.loads(Path(a.detector).with_suffix(".toml").read_text())
     cigarette = next(c["threshold"] for c in card["classes"] if c["name"] == "cigarette")
     train = [h for h in smoking.load(a.data, "train", detect, 30) if not sets.held_out(h.name, 15)]
     rng = np.random.default_rng(1)
     some = [train[i] for i in rng.permutation(len(train))[:2 * CALIBRATION]]
-    tensors = [crops.cut(h.image, h.box, smoking.SIDE, smoking.SIDE).transpose(2, 0, 1)[None].astype(np.float32) for h in some]
+    tensors = [np.ascontiguousarray(crops.cut(h.image, h.box, smoking.SIDE, smoking.SIDE).transpose(2, 0, 1)[None]) for h in some]
     quantise.quantise(plain, small, tensors, keep_float=("/out/", "Sigmoid"), op_types=SECOND, depthwise=True)
     for path in (plain, small):
         look = report.onnx_predict(path)
@@ -286,7 +303,7 @@ def export_smoking(a):
         limit = smoking_thresholds(held, [cigarette])[1]
         figures = smoking_figures(report.smoking_scores(detect, look, a.data, "dev"), limit, cigarette)
         figures["held-out slice, either"] = smoking_figures(held, limit, cigarette)["smoking per picture, either"]
-        x = np.zeros((1, 3, smoking.SIDE, smoking.SIDE), np.float32)
+        x = np.zeros((1, 3, smoking.SIDE, smoking.SIDE), np.uint8)
         figures["speed"] = {"ms_one_thread": round(report.milliseconds(look, x), 2)}
         card_of_smoking(a, path, checkpoint, limit, figures)
         print(path.name, json.dumps({"threshold": limit, "figures": figures}), flush=True)
@@ -334,7 +351,7 @@ def write_classifier(net, path, size=(crops.HEIGHT, crops.WIDTH), given="head", 
     part = path.with_suffix(".part")
     torch.onnx.export(net.eval(), torch.zeros(1, 3, *size), str(part), opset_version=17, input_names=[given],
                       output_names=[answer], dynamo=False)
-    onnx.checker.check_model(onnx.load(str(part)))
+    front.take_bytes(part)
     part.replace(path)
 
 
@@ -342,9 +359,8 @@ def card_of_heads(a, path, checkpoint, doubt, figures):
     name = path.stem
     summary = ("Tells of a head found by the detector whether it wears cook's headwear, another cover or none, whether the face is bare, "
                "masked, with the mask at the chin or unseen" + ("; int8." if "int8" in name else "."))
-    lines = head_lines(name, path, a.version, summary)
-    lines += ["[input]", f"width_px = {crops.WIDTH}", f"height_px = {crops.HEIGHT}", 'channels = "bgr"', "mean = [0.0, 0.0, 0.0]",
-              "scale = 1.0             # value = (pixel - mean) * scale", f"pad = {crops.PAD}", "",
+    lines = head_lines(name, path, a.version or next_version(path), summary)
+    lines += ["[input]", f"width_px = {crops.WIDTH}", f"height_px = {crops.HEIGHT}", *INPUT, f"pad = {crops.PAD}", "",
               "[output]", 'decoder = "heads"', "",
               "[heads]", f"of = {toml_value([CLASSES[i] for i in sets.FACES])}", "min_score = 0.2", f"width = {crops.WIDE}",
               f"above = {crops.ABOVE}", f"below = {crops.BELOW}", "",
@@ -365,9 +381,8 @@ def card_of_heads(a, path, checkpoint, doubt, figures):
 def card_of_smoking(a, path, checkpoint, limit, figures):
     summary = ("Tells whether somebody smokes, in squares about heads and about what the detector takes for a cigarette"
                + ("; int8." if "int8" in path.stem else "."))
-    lines = head_lines(path.stem, path, a.version, summary)
-    lines += ["[input]", f"width_px = {smoking.SIDE}", f"height_px = {smoking.SIDE}", 'channels = "bgr"', "mean = [0.0, 0.0, 0.0]",
-              "scale = 1.0             # value = (pixel - mean) * scale", f"pad = {crops.PAD}", "", "[output]", 'decoder = "smoking"', "",
+    lines = head_lines(path.stem, path, a.version or next_version(path), summary)
+    lines += ["[input]", f"width_px = {smoking.SIDE}", f"height_px = {smoking.SIDE}", *INPUT, f"pad = {crops.PAD}", "", "[output]", 'decoder = "smoking"', "",
               "[smoking]", f"of = {toml_value([CLASSES[i] for i in sets.FACES])}", f"min_score = {smoking.LEAST_FACE}",
               f"width = {smoking.WIDE}             # side of the square in widths of the face", f"above = {smoking.ABOVE}             # reach above the face's top in widths",
               'cigarettes = ["cigarette"]', f"cigarettes_min_score = {smoking.LEAST_STICK}", f"cigarettes_width = {smoking.AROUND}  # side of the square in longer sides of the box",
@@ -390,12 +405,11 @@ def main():
     ap.add_argument("--out", type=Path, default=HERE.parent)
     ap.add_argument("--answers", help="heads: what teach.py wrote")
     ap.add_argument("--detector", default=HERE.parent / "kitchen.onnx", help="heads, smoking: the detector whose heads are looked at")
-    ap.add_argument("--smoking", help="detector: checkpoint of the network that looks at its cigarettes again")
+    ap.add_argument("--smoking", help="detector: the network that looks at its cigarettes again, or its checkpoint")
     ap.add_argument("--coco", help="detector: the COCO YOLOX-nano that its speed is compared with")
-    ap.add_argument("--version", help="of the cards; without it one more than before, or as before where only the cards are written again")
+    ap.add_argument("--version", help="of the cards; without it one more than before, or as before where the network is the same")
     ap.add_argument("--date", required=True)
     a = ap.parse_args()
-    a.version = a.version or next_version(a)
     if a.which == "detector" and not a.coco:
         ap.error("the detector's export needs --coco")
     if a.which == "heads" and not a.answers:

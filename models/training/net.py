@@ -18,6 +18,8 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
+import front
+
 STRIDES = (8, 16, 32)
 
 
@@ -210,6 +212,7 @@ def load_own(net, onnx_path):
 
     graph = onnx.load(onnx_path).graph
     tensors = {t.name.removeprefix("net."): numpy_helper.to_array(t) for t in graph.initializer}
+    tensors["stem.conv.weight"] = front.sorted_stem(tensors["stem.conv.weight"])
     wanted = net.state_dict()
     missing = [n for n in wanted if n not in tensors or tensors[n].shape != tuple(wanted[n].shape)]
     if missing:

@@ -24,8 +24,9 @@ def onnx_predict(path, threads=1):
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda x: session.run(None, {name: x})[0][0]
+    pixels = session.get_inputs()[0]
+    kind = np.uint8 if pixels.type == "tensor(uint8)" else np.float32
+    return lambda x: session.run(None, {pixels.name: x.astype(kind)})[0][0]
 
 
 def wilson(hits, total):

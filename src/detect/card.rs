@@ -67,9 +67,30 @@ pub enum Fit {
     Frame,
 }
 
-/// How to fill the input tensor: float32 `[1, 3, height_px, width_px]` (where the network leaves the batch
-/// free, several at once), the picture scaled to fit
-/// and put in the top-left corner, the rest filled with `pad`.
+/// What the values of the input tensor are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ValueType {
+    /// float32: `(pixel - mean) * scale`.
+    #[default]
+    F32,
+    /// uint8: the pixels themselves, rounded to whole ones. For networks that begin with bytes, as those of int8 can:
+    /// the tensor takes a quarter of the memory, and nothing is turned into floats and back.
+    U8,
+}
+
+impl ValueType {
+    /// The word in the card.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::U8 => "u8",
+        }
+    }
+}
+
+/// How to fill the input tensor: `[1, 3, height_px, width_px]` of what `type` says (where the network leaves the
+/// batch free, several at once), the picture scaled to fit and put in the top-left corner, the rest filled with `pad`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InputCard {
@@ -77,6 +98,9 @@ pub struct InputCard {
     pub width_px: u32,
     /// Rows.
     pub height_px: u32,
+    /// What its values are.
+    #[serde(default, rename = "type")]
+    pub of: ValueType,
     /// Plane order.
     pub channels: Channels,
     /// value = (pixel - mean) * scale, per plane in `channels` order, pixel in 0..=255.
@@ -313,6 +337,20 @@ impl Card {
                 "input size must be a multiple of the largest stride, {largest}"
             ));
         }
+        let mut off = i.mean.iter().copied().chain([i.scale - 1.0]);
+        let is_plain = off.all(|v| v.abs() < f32::EPSILON);
+        if i.of == ValueType::U8 && !is_plain {
+            return Err(
+                "input.type = \"u8\" needs input.mean = [0.0, 0.0, 0.0] and input.scale = 1.0: a byte is the pixel itself"
+                    .to_owned(),
+            );
+        }
+        if !(0.0..=255.0).contains(&i.pad) || (i.of == ValueType::U8 && i.pad.fract() != 0.0) {
+            return Err(
+                "input.pad must be a pixel, 0 to 255, and a whole one if input.type = \"u8\""
+                    .to_owned(),
+            );
+        }
         if let Some(regions) = &self.regions {
             if i.fit != Fit::Frame || self.output.decoder != Decoder::Yolox {
                 return Err("[regions] needs a detector with input.fit = \"frame\"".to_owned());
@@ -516,6 +554,14 @@ threshold = 0.5
                 "multiple of the largest stride",
             ),
             ("low = 0.1", "low = 7.0", "thresholds.low"),
+            (
+                "scale = 1.0",
+                "scale = 0.5\ntype = \"u8\"",
+                "needs input.mean",
+            ),
+            ("pad = 114", "pad = 0.5\ntype = \"u8\"", "input.pad"),
+            ("pad = 114", "pad = 300", "input.pad"),
+            ("pad = 114", "pad = 114\ntype = \"i8\"", "`f32` or `u8`"),
             ("strides = [8, 16, 32]", "strides = []", "stride above 0"),
             ("scale = 1.0", "scale = 1.0\nscael = 2.0", "scael"),
             ("\"yolox\"", "\"heads\"", "needs the table [heads]"),

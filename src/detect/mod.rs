@@ -24,7 +24,7 @@ mod worker;
 
 pub use card::{
     Card, CardError, Channels, ClassCard, Decoder, Fit, HeadsCard, InputCard, LoadedModel,
-    OutputCard, RegionsCard, SmokingCard, ThresholdsCard,
+    OutputCard, RegionsCard, SmokingCard, ThresholdsCard, ValueType,
 };
 pub use config::{DetectConfig, REGIONS_PER_S, RegionLimits};
 pub use detections::{Detection, Detections};
@@ -32,8 +32,9 @@ pub use detector::{ClassInfo, Detector, Models, ModelsError};
 pub use heads::{COVERS, CoverScores, FACES, FaceScores, HeadLabel, HeadState};
 pub use onnx::{MOST_AT_ONCE, Network, OnnxError, Provider, Runtime};
 pub use postprocess::{RawBox, decode_yolox, suppress};
-pub use preprocess::{CropPx, Letterbox, Preprocessor, tensor_size};
+pub use preprocess::{CropPx, Letterbox, Preprocessor, TensorMut, tensor_size};
 pub use reference::Reference;
+pub use scale::Value;
 pub use staffing::{AGAIN_AFTER, Change, LONG_WAIT, LOOK_EVERY, Load, QUIET_FOR, Staffing, WINDOW};
 pub use turns::LeftOut;
 pub use worker::{Analysed, DetectWorker, ERROR_LIMIT, WorkerError};

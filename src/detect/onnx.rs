@@ -30,10 +30,11 @@ use ort::environment::Environment;
 use ort::ep::ExecutionProviderDispatch;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
-use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions};
-use ort::value::Tensor;
+use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, SessionInputValue};
+use ort::value::{Tensor, TensorElementType};
 
-use super::card::{Card, Fit, LoadedModel};
+use super::card::{Card, Fit, LoadedModel, ValueType};
+use super::preprocess::TensorMut;
 use crate::base::geometry::SizePx;
 use crate::base::laps::{Part, lap};
 
@@ -325,7 +326,12 @@ impl Network {
             Some(&[1 | -1, 3, h, w]) => fits(h, height) && fits(w, width),
             Some(_) => false,
         };
-        if session.inputs().len() != 1 || !good {
+        let values = (session.inputs().first()).and_then(|i| i.dtype().tensor_type());
+        let wanted = match card.input.of {
+            ValueType::F32 => TensorElementType::Float32,
+            ValueType::U8 => TensorElementType::Uint8,
+        };
+        if session.inputs().len() != 1 || !good || values != Some(wanted) {
             let sides = match card.input.fit {
                 Fit::Card => format!("[1 or -1, 3, {height}, {width}]"),
                 Fit::Frame => "[1 or -1, 3, -1, -1] (input.fit = \"frame\")".to_owned(),
@@ -334,7 +340,10 @@ impl Network {
                 model: name,
                 what: "input",
                 found: format!("{:?}", session.inputs()),
-                expected: format!("one tensor {sides}"),
+                expected: format!(
+                    "one tensor {sides} of {wanted} (input.type = \"{}\")",
+                    card.input.of.word()
+                ),
             });
         }
         let size = card.tensor();
@@ -346,13 +355,13 @@ impl Network {
             bound: Vec::with_capacity(SHAPES_KEPT),
         };
         // Of what a run takes once the arena keeps the most for ever: nothing larger than what comes later.
-        network.run_each(size, 1, |tensor| tensor.fill(114.0), |_, _| ())?;
+        network.run_each(size, 1, |mut tensor| tensor.fill(114.0), |_, _| ())?;
         if let Some(side_px) = card.regions.map(|of| of.side_px).filter(|_| is_batch_free) {
             let region = SizePx {
                 width_px: side_px,
                 height_px: side_px,
             };
-            let both = network.run_each(region, 2, |tensor| tensor.fill(114.0), |_, _| ());
+            let both = network.run_each(region, 2, |mut tensor| tensor.fill(114.0), |_, _| ());
             network.is_batch_free = both.is_ok();
         }
         network.bound.clear();
@@ -364,8 +373,8 @@ impl Network {
         if self.is_batch_free { MOST_AT_ONCE } else { 1 }
     }
 
-    /// Runs the network on a picture of `size`: `fill` puts it into the tensor (three planes, row-major; what was there
-    /// is the picture before), `read` gets the output.
+    /// Runs the network on a picture of `size`: `fill` puts it into the tensor (what was there is the picture before),
+    /// `read` gets the output.
     ///
     /// # Errors
     /// [`OnnxError::Inference`], or [`OnnxError::ShapeMismatch`] if the output has another size
@@ -373,7 +382,7 @@ impl Network {
     pub fn run<T>(
         &mut self,
         size: SizePx,
-        fill: impl FnOnce(&mut [f32]),
+        fill: impl FnOnce(TensorMut<'_>),
         read: impl FnOnce(&[f32]) -> T,
     ) -> Result<T, OnnxError> {
         let (mut read, mut seen) = (Some(read), None);
@@ -395,7 +404,7 @@ impl Network {
         &mut self,
         size: SizePx,
         pictures: usize,
-        fill: impl FnOnce(&mut [f32]),
+        fill: impl FnOnce(TensorMut<'_>),
         mut read: impl FnMut(usize, &[f32]),
     ) -> Result<(), OnnxError> {
         let card = &self.card;
@@ -406,11 +415,11 @@ impl Network {
         let known = self.bound.iter().position(|b| b.is_for(size, pictures));
         let mut bound = match known {
             Some(at) => self.bound.remove(at),
-            None => Bound::new(size, pictures).map_err(failed)?,
+            None => Bound::new(size, pictures, card.input.of).map_err(failed)?,
         };
-        fill(bound.input.extract_tensor_mut().1);
+        fill(bound.input.values());
         lap(Part::Preprocess);
-        let input = ort::inputs![&bound.input];
+        let input = [bound.input.view()];
         let outputs = match &bound.into {
             Some(options) => self.session.run_with_options(input, options),
             None => self.session.run(input),
@@ -445,23 +454,49 @@ impl Network {
     }
 }
 
+/// An input tensor, of what the card says.
+enum Input {
+    F32(Tensor<f32>),
+    U8(Tensor<u8>),
+}
+
+impl Input {
+    fn values(&mut self) -> TensorMut<'_> {
+        match self {
+            Self::F32(tensor) => tensor.extract_tensor_mut().1.into(),
+            Self::U8(tensor) => tensor.extract_tensor_mut().1.into(),
+        }
+    }
+
+    fn view(&self) -> SessionInputValue<'_> {
+        match self {
+            Self::F32(tensor) => tensor.into(),
+            Self::U8(tensor) => tensor.into(),
+        }
+    }
+}
+
 /// The tensors of runs of one shape, used again.
 struct Bound {
     size: SizePx,
     pictures: usize,
-    input: Tensor<f32>,
+    input: Input,
     /// Where the output goes; `None`: its shape is not known before the first run.
     into: Option<RunOptions<HasSelectedOutputs>>,
 }
 
 impl Bound {
-    fn new(size: SizePx, pictures: usize) -> Result<Self, ort::Error> {
-        let (width, height) = (size.width_px as usize, size.height_px as usize);
-        let values = vec![0.0; pictures * 3 * width * height];
+    fn new(size: SizePx, pictures: usize, of: ValueType) -> Result<Self, ort::Error> {
+        let shape = [pictures, 3, size.height_px as usize, size.width_px as usize];
+        let values = shape.iter().product();
+        let input = match of {
+            ValueType::F32 => Input::F32(Tensor::from_array((shape, vec![0.0; values]))?),
+            ValueType::U8 => Input::U8(Tensor::from_array((shape, vec![0; values]))?),
+        };
         Ok(Self {
             size,
             pictures,
-            input: Tensor::from_array(([pictures, 3, height, width], values))?,
+            input,
             into: None,
         })
     }
@@ -480,3 +515,6 @@ impl Bound {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,12 +6,43 @@
 use fearless_simd::Level;
 
 use super::card::{Channels, Fit, InputCard};
-use super::scale::{Channel, Scaler, Tables, Target, Window};
+use super::scale::{Channel, Scaler, Tables, Target, Value, Window};
 use crate::base::geometry::{NormRect, SizePx};
 use crate::decode::{Frame, YuvMatrix};
 
 /// Picture sizes whose tables a [`Preprocessor`] keeps: a worker meets all cameras of its site.
 const SIZES_KEPT: usize = 8;
+
+/// An input tensor to be filled: three planes in the card's order, row-major.
+#[derive(Debug)]
+pub enum TensorMut<'t> {
+    /// Of floats.
+    F32(&'t mut [f32]),
+    /// Of the pixels' bytes.
+    U8(&'t mut [u8]),
+}
+
+impl TensorMut<'_> {
+    /// The same everywhere: a grey picture, say.
+    pub fn fill(&mut self, value: f32) {
+        match self {
+            Self::F32(tensor) => tensor.fill(value),
+            Self::U8(tensor) => tensor.fill(Value::of(value)),
+        }
+    }
+}
+
+impl<'t> From<&'t mut [f32]> for TensorMut<'t> {
+    fn from(tensor: &'t mut [f32]) -> Self {
+        Self::F32(tensor)
+    }
+}
+
+impl<'t> From<&'t mut [u8]> for TensorMut<'t> {
+    fn from(tensor: &'t mut [u8]) -> Self {
+        Self::U8(tensor)
+    }
+}
 
 /// Where the picture lies in the input tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -239,12 +270,34 @@ impl Preprocessor {
         self.known.last().expect("just pushed")
     }
 
-    /// Fills `tensor` (planes in the card's order, row-major; three times the pixels of the
-    /// [`letterbox`](Self::letterbox)'s tensor) with `frame`.
+    /// Fills `tensor` (of what the card says; three times the pixels of the [`letterbox`](Self::letterbox)'s tensor)
+    /// with `frame`.
     ///
     /// # Panics
     /// On a tensor of another size.
-    pub fn fill_whole(&mut self, frame: &Frame, tensor: &mut [f32]) {
+    pub fn fill_whole<'t>(&mut self, frame: &Frame, tensor: impl Into<TensorMut<'t>>) {
+        match tensor.into() {
+            TensorMut::F32(tensor) => self.put_whole(frame, tensor),
+            TensorMut::U8(tensor) => self.put_whole(frame, tensor),
+        }
+    }
+
+    /// Fills `tensor` with parts of `frame`, each stretched to `size`, one after the other: a batch. What lies outside
+    /// the picture is padding.
+    pub fn fill_each<'t>(
+        &mut self,
+        frame: &Frame,
+        crops: &[CropPx],
+        size: SizePx,
+        tensor: impl Into<TensorMut<'t>>,
+    ) {
+        match tensor.into() {
+            TensorMut::F32(tensor) => self.put_each(frame, crops, size, tensor),
+            TensorMut::U8(tensor) => self.put_each(frame, crops, size, tensor),
+        }
+    }
+
+    fn put_whole<T: Value>(&mut self, frame: &Frame, tensor: &mut [T]) {
         let size = self.known(frame.size).letterbox.tensor;
         let Self {
             scaler,
@@ -256,9 +309,13 @@ impl Preprocessor {
         put(scaler, input, frame, place, size, tensor);
     }
 
-    /// Fills `tensor` with parts of `frame`, each stretched to `size`, one after the other: a batch. What lies outside
-    /// the picture is padding.
-    pub fn fill_each(&mut self, frame: &Frame, crops: &[CropPx], size: SizePx, tensor: &mut [f32]) {
+    fn put_each<T: Value>(
+        &mut self,
+        frame: &Frame,
+        crops: &[CropPx],
+        size: SizePx,
+        tensor: &mut [T],
+    ) {
         for (crop, tensor) in crops.iter().zip(tensor.chunks_exact_mut(values(size))) {
             let place = Place::of_part(frame.size, *crop, size);
             if let Some(place) = &place {
@@ -270,17 +327,23 @@ impl Preprocessor {
     }
 
     /// As [`fill_whole`](Self::fill_whole), into a list that is made to fit; says where the picture lies in it.
-    pub fn fill(&mut self, frame: &Frame, tensor: &mut Vec<f32>) -> Letterbox {
+    pub fn fill<T: Value>(&mut self, frame: &Frame, tensor: &mut Vec<T>) -> Letterbox {
         let letterbox = self.letterbox(frame.size);
-        tensor.resize(values(letterbox.tensor), 0.0);
-        self.fill_whole(frame, tensor);
+        tensor.resize(values(letterbox.tensor), T::default());
+        self.put_whole(frame, tensor);
         letterbox
     }
 
     /// As [`fill_each`](Self::fill_each) with one part, into a list that is made to fit.
-    pub fn fill_part(&mut self, frame: &Frame, crop: CropPx, size: SizePx, tensor: &mut Vec<f32>) {
-        tensor.resize(values(size), 0.0);
-        self.fill_each(frame, &[crop], size, tensor);
+    pub fn fill_part<T: Value>(
+        &mut self,
+        frame: &Frame,
+        crop: CropPx,
+        size: SizePx,
+        tensor: &mut Vec<T>,
+    ) {
+        tensor.resize(values(size), T::default());
+        self.put_each(frame, &[crop], size, tensor);
     }
 }
 
@@ -290,13 +353,13 @@ fn values(size: SizePx) -> usize {
 }
 
 /// Puts what `place` says of `frame` into a tensor of `size`, and padding around it.
-fn put(
+fn put<T: Value>(
     scaler: &mut Scaler,
     input: &InputCard,
     frame: &Frame,
     place: Option<(&Place, &Tables)>,
     size: SizePx,
-    tensor: &mut [f32],
+    tensor: &mut [T],
 ) {
     let (width, height) = (size.width_px as usize, size.height_px as usize);
     let [first, second, third] = {
@@ -306,7 +369,8 @@ fn put(
     };
     let (at, to) = place.map_or(([0, 0], [0, 0]), |(p, _)| (p.at, p.to));
     for (mean, plane) in input.mean.iter().zip([&mut *first, second, third]) {
-        pad(plane, (input.pad - mean) * input.scale, width, at, to);
+        let value = T::of((input.pad - mean) * input.scale);
+        pad(plane, value, width, at, to);
     }
     let Some((_, tables)) = place else { return };
     let planes = match input.channels {
@@ -320,7 +384,7 @@ fn put(
 }
 
 /// Fills a plane with `value`, but for `to` columns and rows from `at` on.
-fn pad(plane: &mut [f32], value: f32, width: usize, at: [usize; 2], to: [usize; 2]) {
+fn pad<T: Value>(plane: &mut [T], value: T, width: usize, at: [usize; 2], to: [usize; 2]) {
     let (top, bottom) = (at[1] * width, (at[1] + to[1]) * width);
     plane[..top].fill(value);
     plane[bottom..].fill(value);

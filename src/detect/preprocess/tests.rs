@@ -2,12 +2,14 @@ use super::*;
 use crate::base::heap::requests_by_thread;
 use proptest::prelude::*;
 
+use super::super::card::ValueType;
 use super::super::reference::Reference;
 
 fn card(width_px: u32, height_px: u32) -> InputCard {
     InputCard {
         width_px,
         height_px,
+        of: ValueType::F32,
         channels: Channels::Rgb,
         mean: [0.0; 3],
         scale: 1.0,
@@ -101,7 +103,7 @@ fn shrinking_averages_over_the_covered_area() {
         *p = if (i / 8 + i % 8) % 2 == 0 { 255 } else { 0 };
     }
     let mut p = Preprocessor::new(card(4, 4), 4);
-    let mut t = Vec::new();
+    let mut t = Vec::<f32>::new();
     p.fill(&f, &mut t);
     assert!(t.iter().all(|v| (v - 127.5).abs() < 0.01), "{t:?}");
 }
@@ -202,7 +204,7 @@ fn furthest(a: &[f32], b: &[f32]) -> f32 {
 fn nothing_is_allocated_once_the_sizes_are_known() {
     let mut p = Preprocessor::new(card(96, 128), 32);
     let frames = [size(1280, 720), size(640, 360), size(406, 720)].map(|s| noisy(s, 1, false));
-    let (mut whole, mut part) = (Vec::new(), Vec::new());
+    let (mut whole, mut part) = (Vec::<u8>::new(), Vec::new());
     let mut random = fastrand::Rng::with_seed(3);
     let mut all = |p: &mut Preprocessor, crops: usize| {
         for frame in &frames {
@@ -285,6 +287,44 @@ proptest! {
             prop_assert!(off <= TOLERANCE * scale.abs(), "{level:?}: {off}, scale {scale}");
             prop_assert!(!fast.iter().any(|v| v.is_nan()));
             prop_assert!(first.get_or_insert_with(|| fast.clone()) == &fast, "{level:?}");
+        }
+    }
+
+    #[test]
+    fn a_byte_is_the_nearest_to_what_would_be_the_float(
+        picture in (2u32..420, 2u32..420),
+        tensor in (1u32..90, 1u32..90),
+        crop in prop::option::of(prop::array::uniform4(-0.3f64..1.3)),
+        pad in any::<u8>(),
+        seed in any::<u64>(),
+        hard in any::<bool>(),
+    ) {
+        let picture = size(picture.0, picture.1);
+        let input = InputCard {
+            of: ValueType::U8,
+            pad: f32::from(pad),
+            ..card(tensor.0.max(8), tensor.1.max(8))
+        };
+        let part = crop.map(|c| CropPx {
+            x0: c[0] * f64::from(picture.width_px),
+            y0: c[1] * f64::from(picture.height_px),
+            x1: c[2] * f64::from(picture.width_px),
+            y1: c[3] * f64::from(picture.height_px),
+        });
+        let frame = noisy(picture, seed, hard);
+        let part_size = size(tensor.0, tensor.1);
+        for level in levels() {
+            let mut p = Preprocessor::with_level(input.clone(), 8, level);
+            let (mut floats, mut bytes) = (Vec::<f32>::new(), vec![7_u8; 3]);
+            if let Some(crop) = part {
+                p.fill_part(&frame, crop, part_size, &mut floats);
+                p.fill_part(&frame, crop, part_size, &mut bytes);
+            } else {
+                p.fill(&frame, &mut floats);
+                p.fill(&frame, &mut bytes);
+            }
+            let rounded: Vec<u8> = floats.iter().map(|v| v.round_ties_even() as u8).collect();
+            prop_assert!(rounded == bytes, "{level:?}");
         }
     }
 
