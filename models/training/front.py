@@ -29,8 +29,10 @@ def take_bytes(path):
         taker = conv = takers(graph, by.output[0])[0]
         while conv.op_type != "Conv":  # padding may be a step of its own
             conv = takers(graph, conv.output[0])[0]
-        weights = of(graph, conv.input[1])
-        put(graph, conv.input[1], weights[:, ::-1] / of(graph, by.input[1]))
+        weights, less, part = (of(graph, name) for name in (conv.input[1], minus.input[1], by.input[1]))
+        if less.size != 1 or part.size != 1:
+            raise ValueError(f"{path}: its planes are not all treated alike: {less}, {part}")
+        put(graph, conv.input[1], weights[:, ::-1] / part)
         minus.input[0] = "floats"
         taker.input[0] = minus.output[0]
     else:

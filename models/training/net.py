@@ -212,7 +212,9 @@ def load_own(net, onnx_path):
 
     graph = onnx.load(onnx_path).graph
     tensors = {t.name.removeprefix("net."): numpy_helper.to_array(t) for t in graph.initializer}
-    tensors["stem.conv.weight"] = front.sorted_stem(tensors["stem.conv.weight"])
+    stem = "stem.conv.weight"
+    if tensors[stem].shape[1] == 3:  # as front.py writes it; before version 5 it was of twelve planes
+        tensors[stem] = front.sorted_stem(tensors[stem])
     wanted = net.state_dict()
     missing = [n for n in wanted if n not in tensors or tensors[n].shape != tuple(wanted[n].shape)]
     if missing:

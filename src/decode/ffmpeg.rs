@@ -97,7 +97,7 @@ impl Decoder {
         Self::with(codec, true)
     }
 
-    /// The same; without `loop_filter` the edges of blocks are not smoothed, which is a fifth to a quarter of the
+    /// The same; without `loop_filter` the edges of blocks are not smoothed, which is 21 to 30 % of the
     /// work, and since pictures refer to such pictures they drift until the next key unit.
     ///
     /// # Errors

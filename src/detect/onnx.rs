@@ -6,7 +6,7 @@
 //!
 //! # What a session is set to, and why
 //!
-//! Library 1.32.0 and the shipped networks. CPU time: the median of 240 runs of each setting, in turns in one process,
+//! Library 1.32.0 and the shipped networks, when they took floats. CPU time: the median of 240 runs of each setting, in turns in one process,
 //! over the default's, for a picture of 512x288 (6.1 ms), a region of 224x224 (2.5 ms), a head (1.4 ms) and a square
 //! for smoking (1.2 ms). Memory: of three workers' sessions, nine in all, without the library's own 22 MB.
 //!
@@ -251,7 +251,7 @@ impl Runtime {
 /// Pictures in one run where a network's batch is free. What a picture then costs, of what it costs alone, by
 /// `benches/inference.rs` on quiet and busy days: regions of 224 x 224 in twos 0.91 to 0.95 and in fours 0.88 to 0.96
 /// with the shipped network, 0.86 to 0.92 and 0.80 to 0.92 with the int8 one; more than four were not asked for,
-/// since a frame has two. Whole pictures 0.98 to 1.02 (int8 0.95 to 1.02): so pictures of several cameras are
+/// since a frame has two. Whole pictures 0.98 to 1.00 (int8 0.95 to 1.01): so pictures of several cameras are
 /// not gathered. They would wait for each other, an eighth of a second on average at four a second, for nothing.
 pub const MOST_AT_ONCE: usize = 4;
 

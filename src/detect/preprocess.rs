@@ -5,7 +5,7 @@
 //! the largest, it allocates nothing.
 use fearless_simd::Level;
 
-use super::card::{Channels, Fit, InputCard};
+use super::card::{Channels, Fit, InputCard, ValueType};
 use super::scale::{Channel, Scaler, Tables, Target, Value, Window};
 use crate::base::geometry::{NormRect, SizePx};
 use crate::decode::{Frame, YuvMatrix};
@@ -274,7 +274,7 @@ impl Preprocessor {
     /// with `frame`.
     ///
     /// # Panics
-    /// On a tensor of another size.
+    /// On a tensor of another size, or of bytes where the card says floats.
     pub fn fill_whole<'t>(&mut self, frame: &Frame, tensor: impl Into<TensorMut<'t>>) {
         match tensor.into() {
             TensorMut::F32(tensor) => self.put_whole(frame, tensor),
@@ -284,6 +284,9 @@ impl Preprocessor {
 
     /// Fills `tensor` with parts of `frame`, each stretched to `size`, one after the other: a batch. What lies outside
     /// the picture is padding.
+    ///
+    /// # Panics
+    /// On bytes where the card says floats.
     pub fn fill_each<'t>(
         &mut self,
         frame: &Frame,
@@ -326,7 +329,8 @@ impl Preprocessor {
         }
     }
 
-    /// As [`fill_whole`](Self::fill_whole), into a list that is made to fit; says where the picture lies in it.
+    /// As [`fill_whole`](Self::fill_whole), into a list that is made to fit; says where the picture lies in it. A card
+    /// that says bytes may be given floats, which are not rounded.
     pub fn fill<T: Value>(&mut self, frame: &Frame, tensor: &mut Vec<T>) -> Letterbox {
         let letterbox = self.letterbox(frame.size);
         tensor.resize(values(letterbox.tensor), T::default());
@@ -361,6 +365,10 @@ fn put<T: Value>(
     size: SizePx,
     tensor: &mut [T],
 ) {
+    assert!(
+        !T::IS_BYTE || input.of == ValueType::U8,
+        "bytes for a card that says floats"
+    );
     let (width, height) = (size.width_px as usize, size.height_px as usize);
     let [first, second, third] = {
         let (first, rest) = tensor.split_at_mut(width * height);

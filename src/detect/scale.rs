@@ -178,11 +178,16 @@ pub(super) struct Channel {
 
 /// What a tensor holds.
 pub trait Value: Copy + Default {
+    /// Whether it holds no more than a pixel.
+    const IS_BYTE: bool;
+
     /// The value nearest to `value`, which is within what it can hold.
     fn of(value: f32) -> Self;
 }
 
 impl Value for f32 {
+    const IS_BYTE: bool = false;
+
     #[inline(always)]
     fn of(value: f32) -> Self {
         value
@@ -190,6 +195,8 @@ impl Value for f32 {
 }
 
 impl Value for u8 {
+    const IS_BYTE: bool = true;
+
     /// Of 0 to 255. Where a float's last bit is one, its lowest byte is the number: no conversion, whose limits would
     /// be checked one number at a time.
     #[inline(always)]
@@ -318,10 +325,10 @@ fn scale<S: Simd, T: Value>(
     }
 }
 
-/// Reads a byte of each cache line that the band at `top` needs of a plane. Nothing waits for these bytes, so the core
-/// asks for many lines at a time, and they are there when the band is worked on; by itself it asks for a few, since
-/// [`down`] has something to do with each. A picture that another core wrote takes 0.7 of the time, one that is in the
-/// cache no more than before.
+/// Reads a byte of nearly each cache line that the band at `top` needs of a plane. Nothing waits for these bytes, so the
+/// core asks for many lines at a time, and they are there when the band is worked on; by itself it asks for a few,
+/// since [`down`] has something to do with each. Pictures of 1080p that were in no cache take 0.7 of the time (0.65 ms,
+/// 0.45 ms), those of 720p 0.74, and those that are in the cache no more than before.
 #[inline(always)]
 fn touch(grid: &Grid, pixels: &[u8], stride: usize, top: usize) {
     let end = (top + BAND).min(grid.down.len());

@@ -15,6 +15,7 @@ mod camera;
 mod capacity;
 mod centre;
 mod commands;
+mod conversion;
 mod crash;
 mod disk;
 mod evidence;

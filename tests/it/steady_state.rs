@@ -19,7 +19,6 @@ fn a_picture_is_analysed_without_asking_for_memory() {
     let metrics = Metrics::default();
     let config = DecodeConfig {
         late: false,
-        motion: None,
         ..DecodeConfig::default()
     };
     let mut sampler = FrameSampler::new(CameraIx(0), "steady", config, &metrics);

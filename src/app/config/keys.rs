@@ -659,7 +659,7 @@ pub const KEYS: &[Key] = &[
         "true or false",
         "true",
         Value("true"),
-        "False: decode without smoothing the edges of blocks, a fifth to a quarter cheaper. Pictures look blockier, and on the recorded clips one of 19 incidents was no longer found.",
+        "False: decode without smoothing the edges of blocks, 21 to 30 % cheaper with H.264, 10 to 12 % with H.265. Pictures look blockier, and on the recorded clips one of 19 incidents was no longer found.",
     ),
     key(
         "camera",

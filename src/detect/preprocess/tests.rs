@@ -2,7 +2,6 @@ use super::*;
 use crate::base::heap::requests_by_thread;
 use proptest::prelude::*;
 
-use super::super::card::ValueType;
 use super::super::reference::Reference;
 
 fn card(width_px: u32, height_px: u32) -> InputCard {
@@ -202,7 +201,11 @@ fn furthest(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn nothing_is_allocated_once_the_sizes_are_known() {
-    let mut p = Preprocessor::new(card(96, 128), 32);
+    let bytes = InputCard {
+        of: ValueType::U8,
+        ..card(96, 128)
+    };
+    let mut p = Preprocessor::new(bytes, 32);
     let frames = [size(1280, 720), size(640, 360), size(406, 720)].map(|s| noisy(s, 1, false));
     let (mut whole, mut part) = (Vec::<u8>::new(), Vec::new());
     let mut random = fastrand::Rng::with_seed(3);
@@ -235,6 +238,13 @@ fn nothing_is_allocated_once_the_sizes_are_known() {
     let before = requests_by_thread();
     all(&mut p, 40);
     assert_eq!(requests_by_thread() - before, 0);
+}
+
+#[test]
+#[should_panic(expected = "bytes for a card that says floats")]
+fn bytes_are_not_made_with_the_mean_and_scale_of_floats() {
+    let mut p = Preprocessor::new(card(32, 32), 32);
+    p.fill(&frame(64, 64, 0, 128, 128, true), &mut Vec::<u8>::new());
 }
 
 proptest! {
