@@ -140,7 +140,7 @@ fn a_profile_splits_the_cpu_time_of_each_clip_and_its_stages_sum_to_the_total() 
             "receive",
             "decode",
             "motion",
-            "convert, copy",
+            "copy",
             "preprocess",
             "infer",
             "postprocess",
