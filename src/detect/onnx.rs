@@ -6,8 +6,8 @@
 //!
 //! # What a session is set to, and why
 //!
-//! Library 1.32.0 and the shipped networks, when they took floats. CPU time: the median of 240 runs of each setting, in turns in one process,
-//! over the default's, for a picture of 512x288 (6.1 ms), a region of 224x224 (2.5 ms), a head (1.4 ms) and a square
+//! Library 1.32.0 and the shipped networks, when they took floats. CPU time: the median of 240 runs of each setting, in
+//! turns in one process, over the default's, for a picture of 512x288 (6.1 ms), a region of 224x224 (2.5 ms), a head (1.4 ms) and a square
 //! for smoking (1.2 ms). Memory: of three workers' sessions, nine in all, without the library's own 22 MB.
 //!
 //! | setting | CPU time | memory | taken |

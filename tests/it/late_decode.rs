@@ -15,6 +15,7 @@ use mingchu::decode::{Clips, DecodeConfig, FrameSampler, Quiet, Sampled};
 use crate::centre::ask;
 use crate::support::{
     Camera, LIMIT, Listener, Mosquitto, Page, SiteDir, camera_table, mingchu, page_of, shared_clip,
+    shared_clips,
 };
 
 /// A picture that was handed on: when, and where it moved.
@@ -135,12 +136,9 @@ fn compare(clip: &Path) -> (Watched, Watched) {
 #[cfg_attr(not(has_shared), ignore = "needs ../shared/data")]
 fn of_no_clip_a_picture_that_moves_is_left_out() {
     let mut left_out = 0;
-    for entry in std::fs::read_dir(shared_clip("")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|e| e == "mp4") {
-            let (_, late) = compare(&path);
-            left_out += late.total(Metric::DecodeLeftOut);
-        }
+    for path in shared_clips() {
+        let (_, late) = compare(&path);
+        left_out += late.total(Metric::DecodeLeftOut);
     }
     assert!(left_out > 0);
 }
@@ -194,15 +192,12 @@ fn what_begins_in_a_quiet_scene_is_handed_on_though_few_key_pictures_were_looked
 fn what_begins_in_a_quiet_scene_is_handed_on_whatever_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let mut seconds = 50;
-    for entry in std::fs::read_dir(shared_clip("")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|e| e == "mp4") {
-            let name = path.file_name().unwrap().to_str().unwrap();
-            for is_constant in [false, true] {
-                // Each begins at another moment between two looks.
-                seconds = 50 + (seconds + 3) % 13;
-                begins_in_a_quiet_scene(dir.path(), name, seconds, is_constant);
-            }
+    for path in shared_clips() {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        for is_constant in [false, true] {
+            // Each begins at another moment between two looks.
+            seconds = 50 + (seconds + 3) % 13;
+            begins_in_a_quiet_scene(dir.path(), name, seconds, is_constant);
         }
     }
 }
@@ -269,15 +264,6 @@ fn open_alike(clips: &[PathBuf]) -> usize {
     found
 }
 
-fn all_clips() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(shared_clip("")).unwrap();
-    let mut clips: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-    clips.retain(|path| path.extension().is_some_and(|e| e == "mp4"));
-    clips.sort();
-    assert!(clips.len() >= 18, "{clips:?}");
-    clips
-}
-
 #[test]
 #[cfg_attr(not(has_shared), ignore = "needs ../shared/data")]
 fn the_same_findings_open_at_the_same_moments() {
@@ -291,16 +277,16 @@ fn the_same_findings_open_at_the_same_moments() {
 #[test]
 #[cfg_attr(not(has_shared), ignore = "needs ../shared/data")]
 fn in_every_clip_the_same_findings_open_at_the_same_moments() {
-    let found = open_alike(&all_clips());
+    let found = open_alike(&shared_clips());
     assert!(found >= 8, "{found}");
 }
 
 #[test]
-#[ignore = "two minutes: all clips after a still scene, by both ways of coding"]
+#[ignore = "a minute: all clips after a still scene, by both ways of coding"]
 fn after_a_still_scene_the_same_findings_open_at_the_same_moments_whatever_they_are() {
     let dir = tempfile::tempdir().unwrap();
     let mut found = 0;
-    for clip in all_clips() {
+    for clip in shared_clips() {
         let name = clip.file_name().unwrap().to_str().unwrap();
         let both = [false, true].map(|c| after_a_still_scene(dir.path(), name, 9, c));
         found += open_alike(&both);

@@ -45,6 +45,16 @@ pub fn shared_clip(name: &str) -> PathBuf {
     shared.join("data/clips").join(name)
 }
 
+/// All of them.
+pub fn shared_clips() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(shared_clip("")).unwrap();
+    let mut clips: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    clips.retain(|path| path.extension().is_some_and(|e| e == "mp4"));
+    clips.sort();
+    assert!(clips.len() >= 18, "{clips:?}");
+    clips
+}
+
 /// A child process whose lines can be waited for. Killed when dropped.
 pub struct Process {
     name: &'static str,

@@ -175,6 +175,17 @@ fn levels() -> Vec<Level> {
     [Some(best)].into_iter().chain(others).flatten().collect()
 }
 
+/// Left, top, right, bottom, as shares of the picture.
+fn part_of(picture: SizePx, [x0, y0, x1, y1]: [f64; 4]) -> CropPx {
+    let (w, h) = (f64::from(picture.width_px), f64::from(picture.height_px));
+    CropPx {
+        x0: x0 * w,
+        y0: y0 * h,
+        x1: x1 * w,
+        y1: y1 * h,
+    }
+}
+
 /// A frame of noise, or of the hardest edges there are.
 fn noisy(picture: SizePx, seed: u64, hard: bool) -> Frame {
     let mut frame = frame(picture.width_px, picture.height_px, 0, 0, 0, false);
@@ -270,12 +281,7 @@ proptest! {
             pad,
             ..card(tensor.0.max(8), tensor.1.max(8))
         };
-        let part = crop.map(|c| CropPx {
-            x0: c[0] * f64::from(picture.width_px),
-            y0: c[1] * f64::from(picture.height_px),
-            x1: c[2] * f64::from(picture.width_px),
-            y1: c[3] * f64::from(picture.height_px),
-        });
+        let part = crop.map(|c| part_of(picture, c));
         let frame = noisy(picture, seed, hard);
         let part_size = size(tensor.0, tensor.1);
         let mut plain = Vec::new();
@@ -315,12 +321,7 @@ proptest! {
             pad: f32::from(pad),
             ..card(tensor.0.max(8), tensor.1.max(8))
         };
-        let part = crop.map(|c| CropPx {
-            x0: c[0] * f64::from(picture.width_px),
-            y0: c[1] * f64::from(picture.height_px),
-            x1: c[2] * f64::from(picture.width_px),
-            y1: c[3] * f64::from(picture.height_px),
-        });
+        let part = crop.map(|c| part_of(picture, c));
         let frame = noisy(picture, seed, hard);
         let part_size = size(tensor.0, tensor.1);
         for level in levels() {
